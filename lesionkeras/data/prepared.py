@@ -1,0 +1,199 @@
+"""Decoded and resized once, read ever after: the cache between a TFDS split and the batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesionkeras.config import DataConfig
+from lesionkeras.errors import DataError
+
+CACHE_VERSION = 1  # raise where what `prepare` writes changes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The images of one split at the network's size; rows belong together.
+
+    Attributes:
+        images: int16 [N, S, S, 3] HU, previous, key and next slice; may lie on disk (memmap).
+        boxes: float32 [N, M, 4] xyxy px of S, padded with 0.
+        classes: int32 [N, M], padded with -1.
+        patients: N patient numbers.
+        files: N names of the key slices.
+        spacing_mm: float32 [N, 2] of a resized pixel, y and x.
+        size_px: int32 [N, 2] of the source image, H and W.
+    """
+
+    images: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    patients: tuple[str, ...]
+    files: tuple[str, ...]
+    spacing_mm: np.ndarray
+    size_px: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Prepared:
+        """Return the named images; the images of a memmap are copied."""
+        rows = np.asarray(rows, np.int64)
+        return Prepared(
+            images=self.images[rows],
+            boxes=self.boxes[rows],
+            classes=self.classes[rows],
+            patients=tuple(self.patients[i] for i in rows),
+            files=tuple(self.files[i] for i in rows),
+            spacing_mm=self.spacing_mm[rows],
+            size_px=self.size_px[rows],
+        )
+
+    def real_boxes(self, row: int) -> np.ndarray:
+        """Return the boxes of one image without padding, float32 [n, 4] px of S."""
+        return self.boxes[row][self.classes[row] >= 0]
+
+
+def concatenate(parts: Sequence[Prepared]) -> Prepared:
+    """Return all images of several splits as one, in order."""
+    return Prepared(
+        images=np.concatenate([p.images for p in parts]),
+        boxes=np.concatenate([p.boxes for p in parts]),
+        classes=np.concatenate([p.classes for p in parts]),
+        patients=sum((p.patients for p in parts), ()),
+        files=sum((p.files for p in parts), ()),
+        spacing_mm=np.concatenate([p.spacing_mm for p in parts]),
+        size_px=np.concatenate([p.size_px for p in parts]),
+    )
+
+
+def _digest(builder: Any, split: str, data: DataConfig) -> str:
+    facts = [CACHE_VERSION, str(builder.data_path), str(builder.info.full_name), split]
+    facts += [data.image_size_px, data.max_boxes, data.keep_noisy]
+    facts.append(builder.info.splits[split].num_examples)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _pad_rows(boxes: np.ndarray, classes: np.ndarray, file: str, most: int) -> tuple[Any, Any]:
+    if len(boxes) > most:
+        raise DataError(
+            "An image has more boxes than rows of ground truth",
+            where=file,
+            found=f"{len(boxes)} boxes",
+            wanted=f"at most {most}",
+            next_step=f"set data.max_boxes={len(boxes)}",
+        )
+    extra = most - len(boxes)
+    return (
+        np.pad(boxes, ((0, extra), (0, 0))).astype(np.float32),
+        np.pad(classes, (0, extra), constant_values=-1).astype(np.int32),
+    )
+
+
+def _resized_examples(builder: Any, split: str, data: DataConfig) -> Any:
+    """Iterate NumPy examples with image, boxes and spacing at the network's size."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from lesionkeras.ct.window import resize_hu_graph
+    from lesionkeras.data.decode import decode_example
+
+    side = data.image_size_px
+
+    def resize(record: dict[str, Any]) -> dict[str, Any]:
+        example = decode_example(record)
+        shrink = side / tf.cast(example["size_px"], tf.float32)  # y, x
+        example["image_hu"] = resize_hu_graph(example["image_hu"], (side, side))
+        example["boxes"] = example["boxes"] * tf.gather(shrink, [1, 0, 1, 0])
+        example["spacing_mm"] = example["spacing_mm"] / shrink
+        return example
+
+    options = tfds.ReadConfig(interleave_cycle_length=1)  # in the order of the shards
+    records = builder.as_dataset(split=split, read_config=options, shuffle_files=False)
+    return tfds.as_numpy(records.map(resize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4))
+
+
+def _write_cache(
+    folder: Path, builder: Any, split: str, data: DataConfig, progress: Callable[[int, int], None]
+) -> None:
+    total, side = builder.info.splits[split].num_examples, data.image_size_px
+    images = np.lib.format.open_memmap(
+        folder / "images.npy", "w+", np.int16, (total, side, side, 3)
+    )
+    columns: dict[str, list[Any]] = {
+        key: [] for key in ("boxes", "classes", "patients", "files", "spacing_mm", "size_px")
+    }
+    count = 0
+    for done, example in enumerate(_resized_examples(builder, split, data), 1):
+        progress(done, total)
+        keep = data.keep_noisy | ~example["noisy"]
+        if len(keep) and not keep.any():
+            continue  # an image whose only lesions are doubtful is no image without lesions
+        file = example["file"].decode()
+        boxes, classes = _pad_rows(
+            example["boxes"][keep], example["classes"][keep], file, data.max_boxes
+        )
+        images[count] = example["image_hu"]
+        row = (boxes, classes, example["patient"].decode(), file)
+        for key, value in zip(
+            columns, (*row, example["spacing_mm"], example["size_px"]), strict=True
+        ):
+            columns[key].append(value)
+        count += 1
+    images.flush()
+    np.savez(folder / "rows.npz", **{key: np.asarray(value) for key, value in columns.items()})
+
+
+def prepare(
+    builder: Any,
+    split: str,
+    data: DataConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Prepared:
+    """Decode and resize a split once; later calls map the result from disk.
+
+    Args:
+        builder: A prepared TFDS builder with the shared detection schema.
+        split: One of its splits.
+        data: Image size, rows of ground truth, noisy rows or not.
+        progress: Called with images done and images in all.
+
+    Returns:
+        The split; images of lesions that are all dropped as noisy are left out.
+
+    Raises:
+        DataError: The split is unknown or empty, or an image has too many boxes.
+    """
+    if split not in builder.info.splits or not builder.info.splits[split].num_examples:
+        known = [name for name, s in builder.info.splits.items() if s.num_examples]
+        raise DataError(
+            "A split has no images",
+            where=f"data set {builder.info.name}",
+            found=f"nothing in {split!r}",
+            wanted=f"one of {', '.join(known) or 'no split, all are empty'}",
+            next_step="name one with --train-split, --validation-split or --test-split",
+        )
+    folder = Path(builder.data_path) / "cache" / _digest(builder, split, data)
+    if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            _write_cache(beside, builder, split, data, progress)
+            os.replace(beside, folder)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+    with np.load(folder / "rows.npz") as rows:
+        columns = {key: rows[key] for key in rows.files}
+    names = {key: tuple(columns.pop(key).tolist()) for key in ("patients", "files")}
+    images = np.load(folder / "images.npy", mmap_mode="r")[: len(names["files"])]
+    return replace(Prepared(images=images, **columns, **names))

@@ -1,0 +1,105 @@
+"""What the values of a recipe must be: data for `lesionkeras.recipe.check_recipe`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+_SIZE_MULTIPLE_PX = 32  # the stride of a ResNet's last map: other sizes cut its cells
+_CT_RANGE_HU = (-1024.0, 3071.0)  # 12 bits, as scanners write them
+
+# What a value must be: a sentence's end, and the test.  A path that a recipe lacks is passed over,
+# so that every experiment's recipe is checked by the rules of the parts it has.
+Rule = tuple[str, Callable[[Any], object]]
+
+
+def _one_of(*names: str) -> Rule:
+    return ("one of " + ", ".join(repr(name) for name in names), lambda value: value in names)
+
+
+_POSITIVE: Rule = ("a number above 0", lambda value: value > 0)
+_NOT_NEGATIVE: Rule = ("a number of 0 or more", lambda value: value >= 0)
+_COUNT: Rule = ("a whole number of 1 or more", lambda value: value >= 1)
+_SHARE: Rule = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
+_PART: Rule = ("a number of 0 or more and below 1", lambda value: 0 <= value < 1)
+_SPAN: Rule = ("two numbers above 0, the lower first", lambda pair: 0 < pair[0] <= pair[1])
+_POSITIVES: Rule = ("numbers above 0, at least one", lambda row: row and min(row) > 0)
+RULES: dict[str, Rule] = {
+    "name": (
+        "letters, digits, '-', '_' and '.' (it names a folder)",
+        lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value),
+    ),
+    "data.name": ("the name of a data set", bool),
+    "data.train_split": ("the name of a split", bool),
+    "data.test_split": ("the name of a split", bool),
+    "data.validation_fraction": _PART,
+    "data.protocol": _one_of("patient", "paper"),
+    "data.image_size_px": (
+        f"a positive multiple of {_SIZE_MULTIPLE_PX}",
+        lambda value: value > 0 and value % _SIZE_MULTIPLE_PX == 0,
+    ),
+    "data.window_hu": (
+        "two numbers, the lower first, within {:.0f} to {:.0f} HU".format(*_CT_RANGE_HU),
+        lambda pair: _CT_RANGE_HU[0] <= pair[0] < pair[1] <= _CT_RANGE_HU[1],
+    ),
+    "data.max_boxes": _COUNT,
+    "augment.mode": _one_of("none", "copies", "online"),
+    "augment.copies": _NOT_NEGATIVE,
+    "augment.brightness": _SHARE,
+    "augment.gamma": _SPAN,
+    "augment.noise_std": _SHARE,
+    "augment.translate_fraction": _PART,
+    "augment.scale": _SPAN,
+    "augment.crop_size_px": (
+        f"0 or a positive multiple of {_SIZE_MULTIPLE_PX}",
+        lambda value: value >= 0 and value % _SIZE_MULTIPLE_PX == 0,
+    ),
+    "augment.crop_on_lesion_probability": _SHARE,
+    "match.positive_iou": _SHARE,
+    "match.negative_iou": _SHARE,
+    "match.variances": _POSITIVES,
+    "model.backbone": _one_of("resnet34", "resnet50"),
+    "model.weights": (
+        "'none', 'imagenet' or a .npz file",
+        lambda value: value in ("none", "imagenet") or value.endswith(".npz"),
+    ),
+    "model.input_scaling": _one_of("unit", "imagenet_caffe", "imagenet_torch"),
+    "model.num_classes": _COUNT,
+    "model.extra_channels": ("whole numbers above 0", lambda row: min(row, default=1) > 0),
+    "model.top_down_channels": _NOT_NEGATIVE,
+    "model.head_channels": _NOT_NEGATIVE,
+    "model.prior_prob": ("a number above 0 and below 1", lambda value: 0 < value < 1),
+    "model.anchors.strides_px": (
+        "ascending whole numbers above 0, at least one",
+        lambda row: row and row[0] > 0 and list(row) == sorted(set(row)),
+    ),
+    "model.anchors.size_factor": _POSITIVE,
+    "model.anchors.scales": _POSITIVES,
+    "model.anchors.ratios": _POSITIVES,
+    "loss.negatives_per_positive": _NOT_NEGATIVE,
+    "loss.box_weight": _NOT_NEGATIVE,
+    "loss.smooth_l1_beta": _POSITIVE,
+    "optimizer.name": _one_of("adamw", "sgd"),
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.momentum": _PART,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.clip_norm": _NOT_NEGATIVE,
+    "optimizer.schedule": _one_of("constant", "cosine"),
+    "optimizer.warmup_fraction": _PART,
+    "train.epochs": _COUNT,
+    "train.batch_size": _COUNT,
+    "train.images_per_epoch": _NOT_NEGATIVE,
+    "train.precision": _one_of("auto", "float32", "bfloat16", "float16"),
+    "train.seed": _NOT_NEGATIVE,
+    "train.validate_every_epochs": _COUNT,
+    "decode.score_threshold": _PART,
+    "decode.iou_threshold": _SHARE,
+    "decode.candidates": _COUNT,
+    "decode.max_detections": _COUNT,
+}
+# (this path, must not exceed that path)
+ORDERED = (
+    ("match.negative_iou", "match.positive_iou"),
+    ("decode.max_detections", "decode.candidates"),
+)

@@ -1,0 +1,95 @@
+"""Losses, each in float32 whatever the precision policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from lesionkeras.config import LossConfig
+
+
+def smooth_l1(error: Any, beta: float) -> Any:
+    """Return the smooth L1 loss: quadratic below beta, linear above.
+
+    Args:
+        error: float32 tensor of any shape.
+        beta: Where the two pieces meet, in units of `error`.
+
+    Source: Girshick 2015, Fast R-CNN, equation 3.
+    """
+    size = ops.abs(error)
+    return ops.where(size < beta, 0.5 * ops.square(size) / beta, size - 0.5 * beta)
+
+
+def log_probabilities(class_logits: Any) -> tuple[Any, Any]:
+    """Return log-softmax over (background, classes), background's logit being 0.
+
+    Args:
+        class_logits: [..., C] of any float type.
+
+    Returns:
+        float32 [...] log-probability of background, float32 [..., C] of the classes.
+    """
+    logits = ops.cast(class_logits, "float32")
+    zero = ops.zeros_like(logits[..., :1])
+    log_sum = ops.logsumexp(ops.concatenate([zero, logits], axis=-1), axis=-1, keepdims=True)
+    return -log_sum[..., 0], logits - log_sum
+
+
+def select_hard_negatives(negative_loss: Any, num_wanted: Any) -> Any:
+    """Return a float32 mask of the highest-loss negatives of each image.
+
+    Args:
+        negative_loss: float32 [B, A], below 0 where an anchor is no negative.
+        num_wanted: float32 [B].
+
+    Returns:
+        float32 [B, A] of 0 and 1; ties go to the lower anchor index.
+    """
+    order = ops.argsort(-negative_loss, axis=1)  # ascending sort is stable: ties by index
+    rank = ops.argsort(order, axis=1)
+    hard = ops.cast(rank, "float32") < num_wanted[:, None]
+    return ops.cast(ops.logical_and(hard, negative_loss >= 0.0), "float32")
+
+
+def multibox_loss(
+    class_logits: Any,
+    box_deltas: Any,
+    target_classes: Any,
+    target_deltas: Any,
+    state: Any,
+    config: LossConfig,
+) -> tuple[Any, Any]:
+    """Return SSD's two losses, each summed over the batch and divided by its positives.
+
+    Smooth L1 on positives; log loss on positives and on the hardest negatives, a fixed number
+    a positive.  An image without a box keeps `negatives_per_positive` negatives of its own, so
+    that it too teaches what is no lesion.
+
+    Args:
+        class_logits: [B, A, C]; background's logit is 0.
+        box_deltas: [B, A, 4].
+        target_classes: int32 [B, A]; read where state is 1.
+        target_deltas: float32 [B, A, 4]; read where state is 1.
+        state: int32 [B, A]; 1 positive, 0 negative, -1 ignored.
+        config: Weights and the ratio of negatives.
+
+    Returns:
+        float32 scalars: class loss, box loss (weighted).
+
+    Source: Liu et al. 2016, SSD, equations 1 to 3; P1, 3.3.
+    """
+    positive = ops.cast(ops.equal(state, 1), "float32")
+    log_background, log_classes = log_probabilities(class_logits)
+    one_hot = ops.one_hot(ops.maximum(target_classes, 0), log_classes.shape[-1], dtype="float32")
+    positive_loss = -ops.sum(log_classes * one_hot, axis=-1) * positive
+    negative_loss = ops.where(ops.equal(state, 0), -log_background, -1.0)
+    num_positive = ops.sum(positive, axis=1)
+    num_wanted = config.negatives_per_positive * ops.maximum(num_positive, 1.0)
+    chosen = select_hard_negatives(ops.stop_gradient(negative_loss), num_wanted)
+    box_error = ops.cast(box_deltas, "float32") - target_deltas
+    box_loss = ops.sum(smooth_l1(box_error, config.smooth_l1_beta), axis=-1) * positive
+    total = ops.maximum(ops.sum(num_positive), 1.0)
+    class_loss = ops.sum(positive_loss + negative_loss * chosen) / total
+    return class_loss, config.box_weight * ops.sum(box_loss) / total

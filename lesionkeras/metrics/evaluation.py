@@ -1,0 +1,128 @@
+"""All scores of a detector on one set of images, as the values of metrics.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lesionkeras.metrics.bootstrap import (
+    CONFIDENCE,
+    NUM_RESAMPLES,
+    Statistic,
+    average_precision,
+    operating_score,
+    resample,
+)
+from lesionkeras.metrics.coco import evaluate_coco
+from lesionkeras.metrics.matches import ImageDetections, ImageTruth, match_detections
+from lesionkeras.metrics.operating import (
+    OPERATING_IOU,
+    compute_precision_recall_curve,
+    compute_recall_by_size,
+    count_by_image,
+)
+
+
+def evaluate_detections(
+    truths: Sequence[ImageTruth],
+    detections: Sequence[ImageDetections],
+    patients: Sequence[str],
+    score_threshold: float,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, Any]:
+    """Computes P1's four scores and false positives an image, each with its interval.
+
+    Args:
+        truths: One an image.
+        detections: One an image, in the same order, with low scores too: mAP needs them.
+        patients: Who each image is of.
+        score_threshold: Of precision, recall and false positives; to be chosen on validation
+            patients with `compute_operating_point`, never on these.
+        seed: Of the bootstrap.
+        num_resamples: Of the bootstrap.
+
+    Returns:
+        A dict that `json` writes without NaN (undefined is None): "precision", "recall", "map50",
+        "map50_95" and "fp_per_image" as {"value", "low", "high", "num_undefined"}; "counts";
+        "coco" with pycocotools' other figures; "precision_recall_curve"; "recall_by_size"; and how
+        all of it was computed.
+
+    Raises:
+        ValueError: The sequences differ in length, or are empty.
+    """
+    if not len(truths) == len(detections) == len(patients):
+        raise ValueError(
+            f"{len(truths)} images of truth, {len(detections)} of detections and "
+            f"{len(patients)} patients"
+        )
+    matches = match_detections(truths, detections)
+    names = ("precision", "recall", "fp_per_image")
+    statistics: dict[str, Statistic] = {
+        name: operating_score(matches, score_threshold, len(truths), name) for name in names
+    }
+    statistics["map50"] = average_precision(matches, (0,))
+    statistics["map50_95"] = average_precision(matches)
+    scores = {
+        name: _score(statistic, patients, num_resamples, seed)
+        for name, statistic in statistics.items()
+    }
+    right, wrong, truth = count_by_image(matches, score_threshold, len(truths)).sum(axis=1)
+    recall_points, precision = compute_precision_recall_curve(matches)
+    return {
+        **{name: scores[name] for name in ("precision", "recall", "map50", "map50_95")},
+        "fp_per_image": scores["fp_per_image"],
+        "counts": {
+            "images": len(truths),
+            "patients": len(set(map(str, patients))),
+            "lesions": int(truth),
+            "true_positives": int(right),
+            "false_positives": int(wrong),
+            "misses": int(truth - right),
+        },
+        "score_threshold": float(score_threshold),
+        "iou_threshold": OPERATING_IOU,
+        "bootstrap": {
+            "unit": "patient",
+            "num_resamples": num_resamples,
+            "confidence": CONFIDENCE,
+            "seed": seed,
+        },
+        "coco": _summarize_coco(truths, detections),
+        "precision_recall_curve": {
+            "recall": recall_points.round(2).tolist(),
+            "precision": [_to_json(value) for value in precision],
+        },
+        "recall_by_size": compute_recall_by_size(truths, matches, score_threshold),
+    }
+
+
+def _score(
+    statistic: Statistic, patients: Sequence[str], num_resamples: int, seed: int
+) -> dict[str, Any]:
+    (value,) = statistic(np.ones((1, len(patients))))
+    interval = resample(statistic, patients, num_resamples, seed)
+    return {
+        "value": _to_json(value),
+        "low": _to_json(interval.low),
+        "high": _to_json(interval.high),
+        "num_undefined": interval.num_undefined,
+    }
+
+
+def _summarize_coco(
+    truths: Sequence[ImageTruth], detections: Sequence[ImageDetections]
+) -> dict[str, float | None]:
+    result = evaluate_coco(truths, detections)
+    figures = {"ap": result.ap, "ap50": result.ap50, "ap75": result.ap75}
+    figures |= {f"ap_{k}": v for k, v in result.ap_by_area.items() if k != "all"}
+    figures |= {f"ar_{k}": v for k, v in result.ar_by_max_detections.items()}
+    figures |= {f"ar_{k}": v for k, v in result.ar_by_area.items() if k != "all"}
+    return {name: None if value < 0 else value for name, value in figures.items()}
+
+
+def _to_json(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,89 @@
+"""KerasCV's ResNets with the padding that ImageNet weights were trained with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from lesionkeras.errors import RecipeError
+
+BLOCK_TYPES = {"resnet34": "basic_block", "resnet50": "block"}
+STRIDES_PX = (4, 8, 16, 32)  # of KerasCV's P2 to P5
+
+
+@keras.saving.register_keras_serializable("lesionkeras")
+class SymmetricConv2D(keras.layers.Conv2D):
+    """A strided convolution padded by half its kernel on every side.
+
+    KerasCV pads 'same', which at stride 2 and an even size adds nothing before and one row
+    after: the picture moves half a pixel against ImageNet weights at every such layer.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Pad and convolve [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), filters]."""
+        pad = [(size - 1) // 2 for size in self.kernel_size]
+        widths = [(0, 0), (pad[0], pad[0]), (pad[1], pad[1]), (0, 0)]
+        return super().call(keras.ops.pad(inputs, widths))
+
+
+@keras.saving.register_keras_serializable("lesionkeras")
+class SymmetricMaxPooling2D(keras.layers.MaxPooling2D):
+    """Max pooling padded by half its window; inputs are at least 0, so zeros never win."""
+
+    def call(self, inputs: Any) -> Any:
+        """Pad and pool [B, H, W, C]."""
+        pad = [(size - 1) // 2 for size in self.pool_size]
+        return super().call(
+            keras.ops.pad(inputs, [(0, 0), (pad[0], pad[0]), (pad[1], pad[1]), (0, 0)])
+        )
+
+
+def _symmetric(layer: keras.layers.Layer) -> keras.layers.Layer:
+    if not hasattr(layer, "padding") or layer.padding != "same":
+        return layer.__class__.from_config(layer.get_config())
+    config = {**layer.get_config(), "padding": "valid"}
+    if isinstance(layer, keras.layers.MaxPooling2D):
+        return SymmetricMaxPooling2D.from_config(config)
+    if isinstance(layer, keras.layers.Conv2D) and max(layer.strides) > 1:
+        return SymmetricConv2D.from_config(config)
+    return layer.__class__.from_config(layer.get_config())
+
+
+def build_resnet(name: str) -> keras.Model:
+    """Return KerasCV's ResNet without top, padded symmetrically, for inputs of any size.
+
+    Args:
+        name: "resnet34" or "resnet50".
+
+    Returns:
+        A model from float [B, H, W, 3] to the four maps at STRIDES_PX, each
+        [B, ceil(H / s), ceil(W / s), 64 to 512 (34) or 256 to 2048 (50)]; layers keep KerasCV's
+        names.
+
+    Raises:
+        RecipeError: The name is another.
+
+    Source: He et al. 2016, table 1; KerasCV 0.9.0 `ResNetBackbone`.
+    """
+    if name not in BLOCK_TYPES:
+        raise RecipeError(
+            "A backbone is not known",
+            where="model.backbone",
+            found=name,
+            wanted=" or ".join(BLOCK_TYPES),
+            next_step="choose one of them",
+        )
+    import keras_cv
+
+    plain = keras_cv.models.ResNetBackbone(
+        stackwise_filters=[64, 128, 256, 512],
+        stackwise_blocks=[3, 4, 6, 3],
+        stackwise_strides=[1, 2, 2, 2],
+        include_rescaling=False,
+        input_shape=(None, None, 3),
+        block_type=BLOCK_TYPES[name],
+    )
+    maps = [plain.get_layer(layer).output for layer in plain.pyramid_level_inputs.values()]
+    functional = keras.Model(plain.input, maps, name=name)
+    return keras.models.clone_model(functional, clone_function=_symmetric)

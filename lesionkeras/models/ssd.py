@@ -1,0 +1,270 @@
+"""P1's LiverLesionDetect SSD: a single-shot detector on a ResNet34 or ResNet50.
+
+The paper: the backbone without its top, four extra convolution layers that make maps of several
+scales, and on each map a class and a box convolution.  It writes "a 256 7x7 feature maps" for
+ResNet34 at 224; ResNet34's last map there is 7x7 with 512 channels.  Ours is the reading that makes
+both true: the first of the four extra layers keeps the 7x7 grid and gives 256 channels, the
+other three halve the grid each (4x4, 2x2, 1x1).
+
+Beyond the paper, by recipe: maps from stride 4 up (AnchorConfig.strides_px) and a top-down path
+(`top_down_channels`) that adds coarse maps to fine ones, so that a small lesion is judged with the
+organ around it (Lin et al. 2017, FPN, figure 3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import keras
+from keras import ops
+
+from lesionkeras.boxes.anchors import make_anchors, num_anchors_per_cell
+from lesionkeras.boxes.coding import decode_boxes, encode_boxes
+from lesionkeras.boxes.matching import match_anchors
+from lesionkeras.boxes.overlap import clip_boxes
+from lesionkeras.boxes.suppression import select_detections
+from lesionkeras.config import DecodeConfig, LossConfig, MatchConfig, SSDConfig
+from lesionkeras.errors import RecipeError
+from lesionkeras.losses import log_probabilities, multibox_loss
+from lesionkeras.models.backbones import STRIDES_PX, SymmetricConv2D, build_resnet
+from lesionkeras.recipe import from_json
+
+# scale and offset of an image in 0..1, a channel: x * scale + offset
+INPUT_SCALINGS = {
+    "unit": ((4.0,) * 3, (-2.0,) * 3),  # about zero mean and unit variance for a liver window
+    "imagenet_caffe": ((255.0,) * 3, (-103.939, -116.779, -123.68)),  # keras.applications, BGR
+    "imagenet_torch": (  # torchvision, RGB: (x - mean) / std
+        (1 / 0.229, 1 / 0.224, 1 / 0.225),
+        (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
+    ),
+}
+
+
+def _norm_relu(x: Any, name: str) -> Any:
+    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+def _extra_maps(x: Any, config: SSDConfig) -> dict[int, Any]:
+    """P1's four extra convolution layers; the first keeps its grid, each other halves it."""
+    maps, stride = {}, STRIDES_PX[-1]
+    for i, channels in enumerate(config.extra_channels):
+        step = 1 if i == 0 else 2
+        stride *= step
+        name = f"extra{i + 1}"
+        if step == 1:
+            x = keras.layers.Conv2D(
+                channels, 3, padding="same", use_bias=False, name=f"{name}_conv"
+            )(x)
+        else:
+            x = SymmetricConv2D(channels, 3, strides=2, use_bias=False, name=f"{name}_conv")(x)
+        x = maps[stride] = _norm_relu(x, name)
+    return maps
+
+
+class _UpTo(keras.layers.Layer):
+    """Nearest upsampling by 2, cut to the finer map's size (odd sizes halve upwards)."""
+
+    def call(self, inputs: Any) -> Any:
+        coarse, fine = inputs
+        big = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
+        return big[:, : ops.shape(fine)[1], : ops.shape(fine)[2], :] + fine
+
+
+def _top_down(maps: dict[int, Any], channels: int) -> dict[int, Any]:
+    """Add each coarse map to the next finer one, from the backbone's last stride down."""
+    out, above = dict(maps), None
+    for stride in sorted((s for s in maps if s <= STRIDES_PX[-1]), reverse=True):
+        lateral = keras.layers.Conv2D(channels, 1, use_bias=False, name=f"lateral{stride}_conv")
+        x = lateral(maps[stride])
+        x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"lateral{stride}_bn")(
+            x
+        )
+        above = x if above is None else _UpTo(name=f"add{stride}")([above, x])
+        out[stride] = keras.layers.ReLU(name=f"merged{stride}_relu")(above)
+    return out
+
+
+def _heads(x: Any, stride: int, config: SSDConfig) -> tuple[Any, Any]:
+    """Class logits [B, cells * k, C] and box deltas [B, cells * k, 4] of one map."""
+    num_anchors, num_classes = num_anchors_per_cell(config.anchors), config.num_classes
+    if config.head_channels:
+        conv = keras.layers.Conv2D(
+            config.head_channels, 3, padding="same", use_bias=False, name=f"head{stride}_conv"
+        )
+        x = _norm_relu(conv(x), f"head{stride}")
+    prior_logit = math.log(config.prior_prob / (1 - num_classes * config.prior_prob))
+    settings = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.01)}
+    classes = keras.layers.Conv2D(
+        num_anchors * num_classes,
+        3,
+        padding="same",
+        bias_initializer=keras.initializers.Constant(prior_logit),
+        name=f"class{stride}",
+        **settings,
+    )(x)
+    deltas = keras.layers.Conv2D(
+        num_anchors * 4, 3, padding="same", name=f"box{stride}", **settings
+    )(x)
+    reshape = keras.layers.Reshape
+    return (
+        reshape((-1, num_classes), name=f"class{stride}_rows")(classes),
+        reshape((-1, 4), name=f"box{stride}_rows")(deltas),
+    )
+
+
+def _network(config: SSDConfig) -> tuple[Any, dict[str, Any]]:
+    if config.input_scaling not in INPUT_SCALINGS:
+        raise RecipeError(
+            "An input scaling is not known",
+            where="model.input_scaling",
+            found=config.input_scaling,
+            wanted=", ".join(INPUT_SCALINGS),
+            next_step="choose one of them",
+        )
+    scale, offset = INPUT_SCALINGS[config.input_scaling]
+    image_unit = keras.Input((None, None, 3), name="image_unit")
+    x = keras.layers.Rescaling(scale, offset, name="input_scaling")(image_unit)
+    outputs = build_resnet(config.backbone)(x)
+    maps = dict(zip(STRIDES_PX, outputs, strict=True)) | _extra_maps(outputs[-1], config)
+    strides = config.anchors.strides_px
+    if missing := [s for s in strides if s not in maps]:
+        raise RecipeError(
+            "An anchor stride has no map",
+            where="model.anchors.strides_px",
+            found=str(missing[0]),
+            wanted=f"some of {sorted(maps)}",
+            next_step="drop it, or add a layer to model.extra_channels",
+        )
+    maps = {s: m for s, m in maps.items() if s >= min(strides)}
+    if config.top_down_channels:
+        maps = _top_down(maps, config.top_down_channels)
+    rows = [_heads(maps[s], s, config) for s in strides]
+    return image_unit, {
+        "class_logits": keras.layers.Concatenate(axis=1, name="class_logits")([c for c, _ in rows]),
+        "box_deltas": keras.layers.Concatenate(axis=1, name="box_deltas")([d for _, d in rows]),
+    }
+
+
+@keras.saving.register_keras_serializable("lesionkeras")
+class SSD(keras.Model):
+    """A detector that takes images of any size and knows its anchors, loss and decoding.
+
+    Calling it maps image_unit float [B, H, W, 3] in 0..1 to `class_logits` [B, A, C] (background's
+    logit is 0) and `box_deltas` [B, A, 4], anchors in `make_anchors` order.  `fit` wants targets
+    {"boxes": float32 [B, M, 4] px of the input, "classes": int32 [B, M], padding -1}.
+
+    Args:
+        config: The network.
+        match: Which anchors are positive.
+        loss: Weights of the multibox loss.
+        decode: From anchors to detections.
+        name: The model's name.
+
+    Raises:
+        RecipeError: Backbone, input scaling or an anchor stride is not known.
+
+    Source: P1, 3.3; Liu et al. 2016, SSD.
+    """
+
+    def __init__(
+        self,
+        config: SSDConfig,
+        match: MatchConfig | None = None,
+        loss: LossConfig | None = None,
+        decode: DecodeConfig | None = None,
+        name: str = "ssd",
+        **kwargs: Any,
+    ) -> None:
+        inputs, outputs = _network(config)
+        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        self.ssd_config, self.match = config, match or MatchConfig()
+        self.loss_config, self.decode = loss or LossConfig(), decode or DecodeConfig()
+        self.class_loss = keras.metrics.Mean(name="class_loss")
+        self.box_loss = keras.metrics.Mean(name="box_loss")
+
+    def anchors(self, height_px: int, width_px: int) -> Any:
+        """Return the anchors of an input of this size, float32 [A, 4] xyxy px."""
+        return make_anchors(self.ssd_config.anchors, height_px, width_px)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the multibox loss of a batch, a float32 scalar; static shapes throughout."""
+        anchors = self.anchors(x.shape[1], x.shape[2])
+        matched_idx, state = match_anchors(anchors, y["boxes"], y["classes"], self.match)
+        boxes = ops.take_along_axis(y["boxes"], matched_idx[..., None], axis=1)
+        target_classes = ops.take_along_axis(y["classes"], matched_idx, axis=1)
+        target_deltas = encode_boxes(boxes, anchors, self.match.variances, xp=ops)
+        positive = ops.equal(state, 1)[..., None]
+        class_loss, box_loss = multibox_loss(
+            y_pred["class_logits"],
+            y_pred["box_deltas"],
+            target_classes,
+            ops.where(positive, target_deltas, 0.0),  # padding encodes to -inf
+            state,
+            self.loss_config,
+        )
+        self.class_loss.update_state(class_loss)
+        self.box_loss.update_state(box_loss)
+        return class_loss + box_loss
+
+    def detect(self, image_unit: Any) -> dict[str, Any]:
+        """Return detections of images of one static size: the one decoding of the project.
+
+        Args:
+            image_unit: float32 [B, H, W, 3] in 0..1; H and W static.
+
+        Returns:
+            `boxes` float32 [B, D, 4] px of the input, `scores` float32 [B, D] descending,
+            `classes` int32 [B, D] (-1 is padding), `num_detections` int32 [B].
+        """
+        height, width = image_unit.shape[1], image_unit.shape[2]
+        raw = self(image_unit, training=False)
+        boxes = decode_boxes(
+            ops.cast(raw["box_deltas"], "float32"),
+            self.anchors(height, width),
+            self.match.variances,
+            xp=ops,
+        )
+        scores = ops.exp(log_probabilities(raw["class_logits"])[1])
+        return select_detections(clip_boxes(boxes, height, width, xp=ops), scores, self.decode)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return every constructor argument as plain values."""
+        parts = {
+            "config": self.ssd_config,
+            "match": self.match,
+            "loss": self.loss_config,
+            "decode": self.decode,
+        }
+        return {key: asdict(value) for key, value in parts.items()} | {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SSD:
+        """Build the model that `get_config` described."""
+        kinds = {"config": SSDConfig, "match": MatchConfig, "loss": LossConfig}
+        kinds |= {"decode": DecodeConfig}
+        parts = {key: from_json(config[key], kind) for key, kind in kinds.items()}
+        return cls(**parts, name=config["name"])
+
+
+def build_ssd(
+    config: SSDConfig,
+    match: MatchConfig | None = None,
+    loss: LossConfig | None = None,
+    decode: DecodeConfig | None = None,
+) -> SSD:
+    """Return the detector with random weights; see `SSD`.
+
+    Raises:
+        RecipeError: Backbone, input scaling or an anchor stride is not known.
+    """
+    return SSD(config, match, loss, decode)

@@ -1,0 +1,1 @@
+"""What a run learnt, for people: figures, tables and one HTML page that opens offline."""

@@ -1,0 +1,110 @@
+"""P1's printed figures and settings, as literal data with their places in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+P1_SOURCE = (
+    "Kour and Adilakshmi, Liver Lesion Detect SSD: Liver Lesion Detection with Single Shot "
+    "Detector Utilizing ResNet-50 and ResNet-34 Backbones, 2024"
+)
+P1_TABLE_1_SOURCE = f"{P1_SOURCE}, Table 1"
+
+
+@dataclass(frozen=True)
+class PaperModel:
+    """One column of P1's Table 1; scores are shares in 0..1, on images that leak (P1, 4)."""
+
+    name: str
+    precision: float
+    recall: float
+    map50: float
+    map50_95: float
+    train_loss: float
+
+
+P1_TABLE_1 = (
+    PaperModel("SSD ResNet34, 75 epochs", 0.915, 0.924, 0.917, 0.744, 0.020),
+    PaperModel("SSD ResNet34, 100 epochs", 0.888, 0.881, 0.875, 0.673, 0.029),
+    PaperModel("SSD ResNet50, 50 epochs", 0.760, 0.872, 0.854, 0.588, 0.082),
+    PaperModel("SSD ResNet50, 75 epochs", 0.791, 0.857, 0.838, 0.611, 0.056),
+)
+
+# The four scores that P1 and metrics.json share: key, heading.
+SCORES = (
+    ("precision", "Precision"),
+    ("recall", "Recall"),
+    ("map50", "mAP50"),
+    ("map50_95", "mAP50-95"),
+)
+
+
+@dataclass(frozen=True)
+class PaperValue:
+    """What P1 says of a recipe field: the values that agree with it, its words, their place."""
+
+    values: tuple[Any, ...]
+    said: str
+    place: str
+
+
+P1_RECIPE: dict[str, PaperValue] = {
+    "data.protocol": PaperValue(("paper",), "80 % / 20 % of the augmented images", "4"),
+    "data.image_size_px": PaperValue((224,), "224 (from 7x7 maps of ResNet34)", "3.3.1"),
+    "augment.mode": PaperValue(("copies",), "copies made before training", "3.2.2"),
+    "augment.copies": PaperValue((4,), "1,267 images become 6,335", "3.2.2"),
+    "augment.gamma": PaperValue(((0.5, 2.0),), "0.5 to 2.0", "3.2.2"),
+    "match.positive_iou": PaperValue((0.5,), "IoU above 0.5", "4.2"),
+    "model.backbone": PaperValue(("resnet34", "resnet50"), "ResNet34 or ResNet50", "3.3.2"),
+    "model.weights": PaperValue(("imagenet",), "pretrained (ImageNet)", "3.3.1"),
+    "model.top_down_channels": PaperValue((0,), "plain SSD", "3.3.1"),
+    "optimizer.name": PaperValue(("sgd",), "SGD", "4, Hyper parameters"),
+    "optimizer.learning_rate": PaperValue((0.0005,), "0.0005", "4, Hyper parameters"),
+    "optimizer.momentum": PaperValue((0.9,), "0.9", "4, Hyper parameters"),
+    "optimizer.nesterov": PaperValue((True,), "Nesterov", "4, Hyper parameters"),
+    "train.batch_size": PaperValue((16,), "16", "4, Hyper parameters"),
+    "train.epochs": PaperValue((50, 75, 100), "50, 75 or 100", "4, Hyper parameters"),
+}
+
+
+def flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Lists the values of a recipe's JSON by path.
+
+    Args:
+        tree: Field name to value, list or dict.
+        prefix: Path of the tree itself.
+
+    Returns:
+        Path to value.
+
+    >>> flatten_tree({"name": "paper", "train": {"epochs": 75}})
+    {'name': 'paper', 'train.epochs': 75}
+    """
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            values |= flatten_tree(value, f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values
+
+
+def agrees_with_p1(path: str, value: Any) -> bool | None:
+    """Tells whether a recipe value is P1's.
+
+    Args:
+        path: Of the field.
+        value: As in the recipe or in its JSON (a list for a tuple).
+
+    Returns:
+        None where P1 does not say.
+
+    >>> agrees_with_p1("augment.gamma", [0.5, 2.0]), agrees_with_p1("optimizer.name", "adamw")
+    (True, False)
+    """
+    if path not in P1_RECIPE:
+        return None
+    plain = tuple(value) if isinstance(value, list) else value
+    return plain in P1_RECIPE[path].values

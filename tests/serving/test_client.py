@@ -1,0 +1,78 @@
+"""The client against a stand-in that speaks TensorFlow Serving's REST format, not TF Serving."""
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from lesionkeras.errors import LesionKerasError
+from lesionkeras.serving.client import predict, predict_png
+
+BOXES = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], [0.0, 0.0, 0.0, 0.0]]
+ONE_IMAGE = {
+    "boxes": [BOXES],
+    "scores": [[0.9, 0.5, 0.0]],
+    "classes": [[0, 1, -1]],
+    "num_detections": [2],
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    received: list[tuple[str, dict]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.received.append((self.path, body))
+        values = next(iter(body["inputs"].values()))
+        status, answer = 200, {name: rows * len(values) for name, rows in ONE_IMAGE.items()}
+        if values == []:
+            status, answer = 400, {"error": "Tensor :0 is empty"}
+        self.send_response(status)
+        self.end_headers()
+        payload = {"outputs": answer} if status == 200 else answer
+        self.wfile.write(json.dumps(payload).encode())
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    Handler.received.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1/models/ssd"
+    server.shutdown()
+    server.server_close()
+
+
+def test_predict_sends_hu_and_drops_padding(url: str):
+    image_hu = np.arange(2 * 2 * 1 * 3, dtype=np.int16).reshape(2, 2, 1, 3) - 5
+    found = predict(url, image_hu)
+    ((path, body),) = Handler.received
+    assert path == "/v1/models/ssd:predict"
+    assert body == {"signature_name": "serving_default", "inputs": {"image_hu": image_hu.tolist()}}
+    assert len(found) == 2
+    np.testing.assert_array_equal(found[1]["boxes"], BOXES[:2])
+    np.testing.assert_array_equal(found[1]["scores"], [0.9, 0.5])
+    np.testing.assert_array_equal(found[1]["classes"], [0, 1])
+
+
+def test_predict_png_sends_bytes_in_base64(url: str):
+    found = predict_png(url, [b"", b"\x89PNG", b"next"])
+    ((_, body),) = Handler.received
+    assert body["signature_name"] == "serving_png"
+    sent = [base64.b64decode(item["b64"]) for item in body["inputs"]["png"][0]]
+    assert sent == [b"", b"\x89PNG", b"next"]
+    np.testing.assert_array_equal(found["boxes"], BOXES[:2])
+
+
+def test_refusal_and_silence_are_said(url: str):
+    with pytest.raises(LesionKerasError, match=r"refused the request in .*Tensor :0 is empty"):
+        predict(url, np.zeros((0, 2, 2, 3), np.int16))
+    with pytest.raises(LesionKerasError, match="The server cannot be reached in http://127"):
+        predict("http://127.0.0.1:9/v1/models/ssd", np.zeros((1, 2, 2, 3), np.int16))

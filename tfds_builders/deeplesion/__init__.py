@@ -1,0 +1,1 @@
+"""DeepLesion (Yan et al. 2018) from its official layout."""

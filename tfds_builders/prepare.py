@@ -1,0 +1,307 @@
+"""Opens a data set of this folder, and prepares it first where that has not been done.
+
+Prepared data live in `PREPARED_DIR/NAME-FINGERPRINT`.  The fingerprint covers the builder's name,
+version, config and Python files and the raw data (tables by content, images by name and size), so
+other raw data or another builder never meet in one folder.  TFDS writes to a hidden folder beside it,
+which is renamed when all is there: a build that was killed leaves nothing that could be opened, and
+the next one removes its remains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lesionkeras.errors import DataError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+FINGERPRINT_DIGITS = 12  # hexadecimal; 48 bits
+QUIET_S = 2.0  # shorter builds show no progress
+TERMINAL_STEP_S, LOG_STEP_S = 1.0, 10.0  # between two lines of progress
+UNFINISHED = ".unfinished"  # ends the hidden folder that a build writes to
+BUILDER_SUFFIX = "_dataset_builder.py"  # TFDS's own convention
+
+
+class RawIndex(Protocol):
+    """The raw files behind a config, as a builder's `index_raw(data_dir, config)` returns them."""
+
+    @property
+    def root(self) -> Path:
+        """The raw folder."""
+
+    @property
+    def num_images(self) -> int:
+        """How many examples will be written."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know, a clause each."""
+
+    @property
+    def tables(self) -> Sequence[Path]:
+        """Files whose content decides what is prepared."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Files whose name and size decide what is prepared."""
+
+    def check(self) -> None:
+        """Raise DataError where a raw file is wrong; called before anything is written."""
+
+
+def list_builders() -> list[str]:
+    """Return the names of the data sets in this folder.
+
+    >>> "deeplesion" in list_builders()
+    True
+    """
+    folders = Path(__file__).parent.iterdir()
+    return sorted(path.name for path in folders if (path / (path.name + BUILDER_SUFFIX)).is_file())
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"did you mean {near[0]!r}?" if near else "choose one of these"
+
+
+def load_builder_class(name: str) -> Any:
+    """Import a data set's TFDS builder class.
+
+    Args:
+        name: The folder's name.
+
+    Returns:
+        The class, a `tfds.core.DatasetBuilder`.
+
+    Raises:
+        DataError: There is no such folder; the nearest is named.
+    """
+    known = list_builders()
+    if name not in known:
+        wanted = "one of " + ", ".join(known)
+        raise DataError(
+            f"There is no data set {name!r}", wanted=wanted, next_step=_suggest(name, known)
+        )
+    return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
+
+
+def _choose_config(builder_class: Any, name: str, config: str) -> str:
+    known = [builder_config.name for builder_config in builder_class.BUILDER_CONFIGS]
+    if config in known or not (config or known):
+        return config
+    if not config:
+        return known[0]
+    raise DataError(
+        f"Data set {name!r} has no config {config!r}",
+        wanted="one of " + ", ".join(known) if known else "none",
+        next_step=_suggest(config, known) if known else "leave it out",
+    )
+
+
+def compute_fingerprint(builder_class: Any, name: str, config: str, raw: RawIndex | None) -> str:
+    """Hash everything that decides what a prepared data set holds.
+
+    Args:
+        builder_class: The TFDS builder class.
+        name: The data set.
+        config: Its config, or "".
+        raw: Its raw files, or None where it makes its data itself.
+
+    Returns:
+        12 hexadecimal digits.
+    """
+    digest = hashlib.sha256(f"{name}\n{config}\n{builder_class.VERSION}\n".encode())
+    package = Path(__file__).parent
+    sources = [*sorted((package / name).glob("*.py")), package / "detection.py"]
+    for path in [*sources, *(raw.tables if raw else ())]:
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    if raw:
+        for path in raw.files:
+            relative = path.relative_to(raw.root).as_posix()
+            digest.update(f"{relative} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:FINGERPRINT_DIGITS]
+
+
+class _Progress:
+    """Says every so often how far a build is, once it has lasted two seconds."""
+
+    def __init__(self, title: str, total: int | None) -> None:
+        self.title, self.total = title, total
+        self.count, self.start_s = 0, time.monotonic()
+        self.last_s, self.width = 0.0, 0
+
+    def follow(self, generate: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+        """Return `generate` with every example counted."""
+
+        def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            for example in generate(*args, **kwargs):
+                self._step()
+                yield example
+
+        return counted
+
+    def _step(self) -> None:
+        self.count += 1
+        passed_s = time.monotonic() - self.start_s
+        terminal = sys.stdout.isatty()
+        step_s = TERMINAL_STEP_S if terminal else LOG_STEP_S
+        too_soon = bool(self.last_s) and passed_s - self.last_s < step_s
+        if not self.title or passed_s < QUIET_S or too_soon:
+            return
+        self.last_s = passed_s
+        text = f"{self.title}: preparing image {self.count}"
+        if self.total:
+            left_s = passed_s / self.count * (self.total - self.count)
+            text += f" of {self.total}, about {left_s:.0f} s left"
+        self.width = max(self.width, len(text))
+        print(text.ljust(self.width), end="\r" if terminal else "\n", flush=True)
+
+    def close(self) -> None:
+        """Clear the line of a terminal."""
+        if self.width and sys.stdout.isatty():
+            print(" " * self.width, end="\r", flush=True)
+
+
+@contextlib.contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Keep other processes from building in the same folder; the lock dies with the process."""
+    if sys.platform == "win32":  # no flock there: two builds at once are on their own
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _build(builder_class: Any, config: str, raw: RawIndex | None, folder: Path, title: str) -> None:
+    """Let TFDS build into a folder; `title` "" keeps it silent."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    builder = builder_class(config=config or None, data_dir=str(folder))
+    progress = _Progress(title, raw.num_images if raw else None)
+    builder._generate_examples = progress.follow(builder._generate_examples)
+    # TFDS prints where it writes, which here is a folder that will be renamed.
+    builder._log_download_bytes = builder._log_download_done = lambda: None
+    manual_dir = str(raw.root.absolute()) if raw else None
+    downloads = folder / "downloads"
+    builder.download_and_prepare(
+        download_dir=str(downloads),
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False),
+    )
+    progress.close()
+    shutil.rmtree(downloads, ignore_errors=True)
+
+
+def _prepare(target: Path, build: Callable[[Path], None]) -> None:
+    """Build into a hidden folder, then rename it: `target` is there whole or not at all."""
+    prepared_dir = target.parent
+    created = not prepared_dir.exists()
+    try:
+        prepared_dir.mkdir(parents=True, exist_ok=True)
+        with _hold(prepared_dir):
+            if target.exists():  # another process was faster
+                return
+            for remains in prepared_dir.glob(f".*{UNFINISHED}"):
+                shutil.rmtree(remains, ignore_errors=True)
+            unfinished = prepared_dir / f".{target.name}{UNFINISHED}"
+            try:
+                build(unfinished)
+                unfinished.rename(target)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            "Prepared data cannot be written",
+            where=str(prepared_dir),
+            found=str(error.strerror or error),
+            next_step="give another folder with --prepared-dir",
+        ) from error
+    finally:
+        if created:  # leave no empty folder behind an error
+            with contextlib.suppress(OSError):
+                prepared_dir.rmdir()
+
+
+def _open(target: Path) -> tfds.core.DatasetBuilder:
+    import tensorflow_datasets as tfds
+
+    try:
+        folder = next(target.rglob("dataset_info.json")).parent
+        return tfds.builder_from_directory(str(folder))
+    except (StopIteration, OSError, ValueError) as error:
+        raise DataError(
+            "Prepared data are damaged",
+            where=str(target),
+            found=str(error) or "no dataset_info.json",
+            next_step="delete this folder; it will be made again",
+        ) from error
+
+
+def _describe(title: str, builder: Any, target: Path, notes: Sequence[str]) -> str:
+    splits = {name: split.num_examples for name, split in builder.info.splits.items()}
+    counts = ", ".join(f"{count} {name}" for name, count in splits.items())
+    line = f"{title}: {sum(splits.values())} images ({counts}) prepared in {target}"
+    return "; ".join([line, *notes])
+
+
+def open_builder(
+    name: str,
+    config: str,
+    prepared_dir: Path,
+    data_dir: Path | None,
+    progress: bool = True,
+) -> tfds.core.DatasetBuilder:
+    """Open a prepared data set, preparing it first where that has not been done.
+
+    Says in one line on stdout what is prepared, where, and what was left out or clipped; a build that
+    lasts longer says how far it is.
+
+    Args:
+        name: A folder of `tfds_builders`.
+        config: One of the builder's configs; "" is its first.
+        prepared_dir: Where prepared data live; made if need be.
+        data_dir: The raw data, where the data set needs any.
+        progress: False says nothing.
+
+    Returns:
+        A builder that reads the prepared files; a split without images is absent from
+        `builder.info.splits`.
+
+    Raises:
+        DataError: Unknown data set or config; raw data missing or wrong (checked before anything is
+            written); the folder cannot be written; prepared data are damaged.
+    """
+    builder_class = load_builder_class(name)
+    config = _choose_config(builder_class, name, config)
+    title = f"{name}/{config}" if config else name
+    index_raw = getattr(builder_class, "index_raw", None)
+    raw: RawIndex | None = index_raw(data_dir and Path(data_dir), config) if index_raw else None
+    fingerprint = compute_fingerprint(builder_class, name, config, raw)
+    target = Path(prepared_dir) / f"{name}-{fingerprint}"
+    if not target.exists():
+        if raw:
+            raw.check()
+        shown = title if progress else ""
+        _prepare(target, lambda folder: _build(builder_class, config, raw, folder, shown))
+    builder = _open(target)
+    if progress:
+        print(_describe(title, builder, target, raw.notes if raw else ()), flush=True)
+    return builder
