@@ -119,7 +119,7 @@ def build_parser(command: str, recipes: Mapping[str, Any], doc: str) -> argparse
         help="any other field, see the end; may be repeated, wins over the flags",
     )
     _add_flags(parser.add_argument_group("data"), _DATA_FLAGS, values)
-    _add_run_flags(parser, command)
+    _add_run_flags(parser)
     return parser
 
 
@@ -237,6 +237,29 @@ def read_changes(arguments: argparse.Namespace) -> dict[str, str]:
     return changes
 
 
+def parse_count(flag: str, text: str) -> int:
+    """Reads a flag that counts something.
+
+    Args:
+        flag: The flag, for the error.
+        text: What was typed.
+
+    Returns:
+        A whole number of 1 or more.
+
+    Raises:
+        RecipeError: It is none.
+
+    >>> parse_count("--trials", "12")
+    12
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise RecipeError(
+            f"{flag} cannot be read", found=repr(text), wanted="a whole number of 1 or more"
+        )
+    return int(text)
+
+
 def run_main(main: Callable[[list[str] | None], None]) -> NoReturn:
     """Runs an experiment's `main` and leaves the process with the right exit code and text.
 
@@ -279,11 +302,11 @@ def _add_flags(
 ) -> None:
     for flag, path, meaning in flags:
         if path in values:
-            default = format_value(values[path])
+            default = format_value(values[path]).replace("%", "%%")  # argparse formats the text
             group.add_argument(flag, metavar="X", dest=path, help=f"{meaning} (default: {default})")
 
 
-def _add_run_flags(parser: argparse.ArgumentParser, command: str) -> None:
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--data-dir", metavar="DIR", help="raw files of the data set")
     group.add_argument(
@@ -294,8 +317,7 @@ def _add_run_flags(parser: argparse.ArgumentParser, command: str) -> None:
     group.add_argument(
         "--out",
         metavar="DIR",
-        help="run directory; the same command resumes there "
-        f"(default: runs/{command}-RECIPE-DIGEST)",
+        help="run directory; the same command resumes there (default: runs/NAME-RECIPE-DIGEST)",
     )
     group.add_argument(
         "--smoke", action="store_true", help="tiny and quick, to see that everything runs"

@@ -1,6 +1,7 @@
 """The project as a whole: what is packaged, versions, the commands that the pages name, sizes."""
 
 import ast
+import functools
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.metadata import parse_email
+from packaging.requirements import Requirement
 
 import lesionkeras
 import start
@@ -111,11 +114,7 @@ def read_pins(name):
 
 
 def test_pins_lie_in_the_ranges_of_setup(wheel):
-    from packaging.metadata import parse_email
-
     (metadata,) = (data for name, data in wheel.items() if name.endswith("/METADATA"))
-    from packaging.requirements import Requirement
-
     raw, _ = parse_email(metadata)
     pins = {
         re.sub(r"\[.*", "", name).replace("_", "-"): version
@@ -166,15 +165,16 @@ def find_flags():
     return sorted(found)
 
 
+@functools.cache
+def read_help(name):
+    command = [sys.executable, "-m", f"experiments.{name}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("name", "flag"), find_flags())
 def test_flags_of_the_readme_are_in_the_help(name, flag):
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert re.search(rf"{flag}\b", done.stdout), done.stdout + done.stderr
+    assert re.search(rf"{flag}\b", read_help(name)), read_help(name)
 
 
 def test_links_of_the_pages_lead_somewhere():

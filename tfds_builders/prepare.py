@@ -2,9 +2,9 @@
 
 Prepared data live in `PREPARED_DIR/NAME-FINGERPRINT`.  The fingerprint covers the builder's name,
 version, config and Python files and the raw data (tables by content, images by name and size), so
-other raw data or another builder never meet in one folder.  TFDS writes to a hidden folder beside it,
-which is renamed when all is there: a build that was killed leaves nothing that could be opened, and
-the next one removes its remains.
+other raw data or another builder never meet in one folder.  TFDS writes to a hidden folder beside
+it, which is renamed when all is there: a build that was killed leaves nothing that could be opened,
+and the next one removes its remains.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ class _Progress:
     def __init__(self, title: str, total: int | None) -> None:
         self.title, self.total = title, total
         self.count, self.start_s = 0, time.monotonic()
+        self.first_s = 0.0  # when the first example was there: importing TensorFlow is no measure
         self.last_s, self.width = 0.0, 0
 
     def follow(self, generate: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
@@ -155,15 +156,16 @@ class _Progress:
     def _step(self) -> None:
         self.count += 1
         passed_s = time.monotonic() - self.start_s
+        self.first_s = self.first_s or passed_s
         terminal = sys.stdout.isatty()
         step_s = TERMINAL_STEP_S if terminal else LOG_STEP_S
         too_soon = bool(self.last_s) and passed_s - self.last_s < step_s
-        if not self.title or passed_s < QUIET_S or too_soon:
+        if not self.title or self.count < 2 or passed_s < QUIET_S or too_soon:
             return
         self.last_s = passed_s
         text = f"{self.title}: preparing image {self.count}"
         if self.total:
-            left_s = passed_s / self.count * (self.total - self.count)
+            left_s = (passed_s - self.first_s) / (self.count - 1) * (self.total - self.count)
             text += f" of {self.total}, about {left_s:.0f} s left"
         self.width = max(self.width, len(text))
         print(text.ljust(self.width), end="\r" if terminal else "\n", flush=True)
@@ -184,7 +186,11 @@ def _hold(folder: Path) -> Iterator[None]:
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process prepares data in {folder}: waiting for it", file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -271,8 +277,8 @@ def open_builder(
 ) -> tfds.core.DatasetBuilder:
     """Open a prepared data set, preparing it first where that has not been done.
 
-    Says in one line on stdout what is prepared, where, and what was left out or clipped; a build that
-    lasts longer says how far it is.
+    Says in one line on stdout what is prepared, where, and what was left out or clipped; a build of
+    more than two seconds says how far it is.
 
     Args:
         name: A folder of `tfds_builders`.

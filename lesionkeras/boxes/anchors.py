@@ -1,9 +1,9 @@
 """The anchor boxes of a detector, as one constant NumPy array.
 
-KerasCV 0.9's `AnchorGenerator` gives the same boxes (tests/boxes/test_anchors.py compares them), but
-it casts them to the layer's compute dtype: under `mixed_bfloat16` a coordinate beyond 256 px is off
+KerasCV 0.9's `AnchorGenerator` gives the same boxes (tests/boxes/test_anchors.py compares them),
+but casts them to the compute dtype: under `mixed_bfloat16` a coordinate of more than 256 px is off
 by up to a pixel, which moves IoUs across the matching threshold.  It also needs five seconds of
-imports where the anchor-recall report and the tests need only NumPy.  Hence ours (DESIGN 3).
+imports where the anchor-recall report needs only NumPy.  Hence ours (DESIGN 3).
 """
 
 from __future__ import annotations

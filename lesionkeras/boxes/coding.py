@@ -19,8 +19,8 @@ def encode_boxes(boxes: Any, anchors: Any, variances: Sequence[float], xp: Any =
     """Boxes as deltas from their anchors.
 
     Args:
-        boxes: `[..., A, 4]` xyxy in pixels; row i belongs to anchor i.  An empty (padding) box gives
-            finite deltas without meaning.
+        boxes: `[..., A, 4]` xyxy in pixels; row i belongs to anchor i.  An empty (padding) box
+            gives finite deltas without meaning.
         anchors: `[A, 4]` xyxy in pixels, not empty.
         variances: Four positive divisors of the deltas (x, y, width, height).
         xp: `numpy` or `keras.ops`.

@@ -43,17 +43,25 @@ def match_anchors(anchors: Any, boxes: Any, classes: Any, config: MatchConfig) -
         raise ValueError(f"negative_iou {config.negative_iou} is above {config.positive_iou}")
     anchors = ops.convert_to_tensor(anchors, dtype="float32")
     boxes = ops.convert_to_tensor(boxes, dtype="float32")
+    if boxes.shape[1] == 0:
+        nothing = ops.zeros((ops.shape(boxes)[0], anchors.shape[0]), dtype="int32")
+        return nothing, nothing
     is_real = ops.logical_and(ops.convert_to_tensor(classes) >= 0, compute_area(boxes, ops) > 0)
     boxes = ops.where(is_real[..., None], boxes, 0.0)
     best_iou, best_idx, values, candidates = _compare(anchors, boxes, is_real)
-    state = ops.where(best_iou < config.negative_iou, NEGATIVE, IGNORED)
-    if config.negative_iou == config.positive_iou:
-        state = ops.zeros_like(state)
-    state = ops.where(best_iou > config.positive_iou, POSITIVE, state)
     forced_idx = _scatter_forced(_choose_forced_anchors(values, candidates), best_idx)
     is_forced = forced_idx >= 0
     matched_idx = ops.where(is_forced, forced_idx, best_idx)
+    state = _apply_thresholds(best_iou, config)
     return matched_idx, ops.cast(ops.where(is_forced, POSITIVE, state), "int32")
+
+
+def _apply_thresholds(best_iou: Any, config: MatchConfig) -> Any:
+    """State of each anchor by its best IoU alone."""
+    # Equal thresholds leave nothing between them: an IoU of exactly .5 is negative, not ignored.
+    is_gap = config.negative_iou < config.positive_iou
+    below = ops.where(best_iou < config.negative_iou, NEGATIVE, IGNORED if is_gap else NEGATIVE)
+    return ops.where(best_iou > config.positive_iou, POSITIVE, below)
 
 
 def _compare(anchors: Any, boxes: Any, is_real: Any) -> tuple[Any, Any, Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ from lesionkeras.boxes.overlap import compute_iou
 from lesionkeras.config import AnchorConfig
 
 WANTED_SHARE = 0.95  # issue 7: a clear warning below it
-# Upper edges of the bins by the longer side; the last bin is open.
-_EDGES = {"mm": (10.0, 20.0, 40.0, 80.0), "px": (8.0, 16.0, 32.0, 64.0)}
+# Upper edges of the bins by the longer side, by unit; the last bin is open.
+SIZE_EDGES = {"mm": (10.0, 20.0, 40.0, 80.0), "px": (8.0, 16.0, 32.0, 64.0)}
 # Elements of one block of the IoU table: its float32 temporaries stay in the processor's cache.
 _BLOCK_ELEMENTS = 2**17
 
@@ -23,7 +24,7 @@ class RecallRow(NamedTuple):
     """Lesions of one size."""
 
     label: str  # "10 to 20 mm"
-    count: int
+    num_boxes: int
     share: float  # 0..1, reached by an anchor
 
 
@@ -32,7 +33,7 @@ class AnchorRecall:
     """Which share of the boxes some anchor reaches, by lesion size."""
 
     rows: tuple[RecallRow, ...]  # sizes that occur, ascending
-    count: int
+    num_boxes: int
     share: float  # 0..1, of all boxes; 0 where there is none
     iou: float
     warning: str  # one sentence; "" if all is well
@@ -80,7 +81,8 @@ def compute_best_iou_on_grid(
         float32 `[N]`; 0 for an empty box.
 
     >>> config = AnchorConfig(strides_px=(8,), size_factor=1.0, scales=(1.0,), ratios=(1.0,))
-    >>> compute_best_iou_on_grid(np.array([[8, 8, 16, 12], [20, 0, 28, 8]]), config, 32, 32).round(4)
+    >>> boxes = np.array([[8, 8, 16, 12], [20, 0, 28, 8]])
+    >>> compute_best_iou_on_grid(boxes, config, 32, 32).round(4)
     array([0.5   , 0.3333], dtype=float32)
     """
     boxes = np.asarray(boxes, np.float32)
@@ -198,9 +200,9 @@ def _summarise(
 
 def _bin_by_size(sizes: np.ndarray, is_reached: np.ndarray, unit: str) -> tuple[RecallRow, ...]:
     """One row for each bin that holds a box."""
-    edges = _EDGES[unit]
+    edges = SIZE_EDGES[unit]
     labels = [f"below {edges[0]:g} {unit}"]
-    labels += [f"{low:g} to {high:g} {unit}" for low, high in zip(edges, edges[1:], strict=False)]
+    labels += [f"{low:g} to {high:g} {unit}" for low, high in pairwise(edges)]
     labels += [f"{edges[-1]:g} {unit} and more"]
     bins = np.digitize(sizes, edges)
     return tuple(
@@ -212,11 +214,11 @@ def _bin_by_size(sizes: np.ndarray, is_reached: np.ndarray, unit: str) -> tuple[
 
 def _warn(rows: tuple[RecallRow, ...], count: int, share: float, iou: float) -> str:
     """Say what is not reached, and where most of it is; the sentence is still open at its end."""
-    worst = max(rows, key=lambda row: row.count * (1 - row.share))
+    worst = max(rows, key=lambda row: row.num_boxes * (1 - row.share))
     return (
         f"The anchors reach {share:.1%} of {count:,} training boxes at IoU {iou:g}, wanted"
         f" {WANTED_SHARE:.0%}; most are missed among lesions of {worst.label}, where they reach"
-        f" {worst.share:.1%} of {worst.count:,}"
+        f" {worst.share:.1%} of {worst.num_boxes:,}"
     )
 
 
@@ -235,7 +237,7 @@ def _advise(unreached_side_px: float, anchor_sides_px: tuple[float, float]) -> s
             f" {largest:.1f} px: add a stride to model.anchors.strides_px with --set"
         )
     return (
-        f"the median missed side of {unreached_side_px:.1f} px is within the anchors' {smallest:.1f} to"
-        f" {largest:.1f} px: add to model.anchors.scales or ratios, or lower"
+        f"the median missed side of {unreached_side_px:.1f} px is within the anchors'"
+        f" {smallest:.1f} to {largest:.1f} px: add to model.anchors.scales or ratios, or lower"
         " model.anchors.size_factor with --set"
     )

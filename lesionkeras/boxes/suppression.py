@@ -1,7 +1,7 @@
 """From decoded boxes and scores to the detections of an image.
 
-One function for evaluation and export.  KerasCV's `NonMaxSuppression` ignores classes and is several
-times slower; `tf.image.combined_non_max_suppression` does not compile under XLA.
+One function for evaluation and export.  KerasCV's `NonMaxSuppression` ignores classes and is
+several times slower; `tf.image.combined_non_max_suppression` does not compile under XLA.
 """
 
 from __future__ import annotations

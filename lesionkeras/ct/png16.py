@@ -1,8 +1,8 @@
 """16-bit grey PNG slices as DeepLesion stores them: stored = HU + 32768.
 
-`check_png16_bytes` walks the chunks of a file (their CRCs, the header, the end) without decoding it,
-so that an 8-bit, a colour and a truncated file are told apart and named.
-Source: PNG specification (W3C, third edition), 5.2 to 5.4 and 11.2.2; DeepLesion FAQ (Yan et al. 2018).
+`check_png16_bytes` walks a file's chunks (header, CRCs, end) without decoding it, so that an 8-bit,
+a colour and a truncated file are told apart and named.
+Source: PNG specification (W3C, 3rd edition), 5.2 to 5.4, 11.2.2; DeepLesion FAQ (Yan et al. 2018).
 """
 
 from __future__ import annotations

@@ -181,20 +181,22 @@ def compute_recall_by_size(
     """
     in_mm = all(truth.diameters_mm is not None for truth in truths)
     unit, inner = ("mm", SIZE_EDGES_MM) if in_mm else ("px", SIZE_EDGES_PX)
-    sizes, scores = [np.zeros(0)], [np.zeros(0)]
+    measured = [_measure(truth, in_mm) for truth in truths]
+    sizes, scores = [], []
     for of_class in matches:
         for (image, row), score in zip(
             of_class.truth_place, of_class.truth_scores[0, 0], strict=True
         ):
-            truth = truths[image]
-            extent = truth.boxes[:, 2:] - truth.boxes[:, :2]
-            size = truth.diameters_mm if in_mm else extent.max(axis=1)
-            if not truth.crowd[row]:
-                sizes.append(size[row : row + 1])
-                scores.append(np.array([score]))
-    return _bin_by_size(
-        np.concatenate(sizes), np.concatenate(scores) >= score_threshold, unit, inner
-    )
+            if not truths[image].crowd[row]:
+                sizes.append(measured[image][row])
+                scores.append(score)
+    return _bin_by_size(np.array(sizes), np.array(scores) >= score_threshold, unit, inner)
+
+
+def _measure(truth: ImageTruth, in_mm: bool) -> np.ndarray:
+    if in_mm and truth.diameters_mm is not None:
+        return truth.diameters_mm
+    return (truth.boxes[:, 2:] - truth.boxes[:, :2]).max(axis=1, initial=0.0)
 
 
 def _bin_by_size(

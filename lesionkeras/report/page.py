@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lesionkeras.training.run import write_bytes
+
 _STYLE = """
 body{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;color:#1a1a1a;
 background:#fff;max-width:62rem;margin:2rem auto;padding:0 1rem}
@@ -104,7 +106,8 @@ class Table:
         body = []
         for place, row in enumerate(self.rows):
             cells = "".join(self._cell("td", i, cell, right) for i, cell in enumerate(row))
-            body.append(f"<tr{' class="strong"' if place in strong else ''}>{cells}</tr>")
+            mark = ' class="strong"' if place in strong else ""
+            body.append(f"<tr{mark}>{cells}</tr>")
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         table = (
             f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead>'
@@ -158,7 +161,7 @@ class Section:
 def write_report(
     path: Path, title: str, summary: Sequence[Block], sections: Sequence[Section]
 ) -> Path:
-    """Writes a page; beside first, then renamed, so that it is never half there.
+    """Writes a page, whole or not at all.
 
     Args:
         path: The HTML file; its folder exists.
@@ -180,7 +183,5 @@ def write_report(
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body><h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    write_bytes(path, text.encode())
     return path

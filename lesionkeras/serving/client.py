@@ -1,7 +1,6 @@
 """A small example client for TensorFlow Serving's REST interface; needs no TensorFlow.
 
-    docker run -p 8501:8501 -v "$PWD/runs/NAME/export:/models/ssd" -e MODEL_NAME=ssd \\
-        tensorflow/serving
+    docker run -p 8501:8501 -e MODEL_NAME=ssd -v "$PWD/runs/NAME/export:/models/ssd" tensorflow/serving
 
     from lesionkeras.serving.client import predict_png
     lesions = predict_png("http://localhost:8501/v1/models/ssd", [previous, key, next])

@@ -149,10 +149,12 @@ def decode_png_graph(png: Any) -> tf.Tensor:
     padded = tf.strings.join([png, tf.constant(bytes(PNG_HEADER_BYTES))])
     kind = tf.strings.substr(padded, PNG_HEADER_BYTES - 2, 2)
     missing = (tf.strings.length(png) == 0) & tf.constant([True, False, True])
-    tf.debugging.Assert(
+    is_grey = tf.debugging.Assert(
         tf.reduce_all(missing | (kind == PNG_16_BIT_GREY)),
         ["every slice must be a 16-bit grey PNG; bit depth and colour type found:", kind],
     )
+    with tf.control_dependencies([is_grey]):  # else the decoder may speak first
+        png = tf.identity(png)
     return tf.map_fn(
         lambda stack: stack_slices(stack[0], stack[1], stack[2]),
         png,

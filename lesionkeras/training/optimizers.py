@@ -77,11 +77,7 @@ def build_optimizer(config: OptimizerConfig, total_steps: int) -> keras.optimize
             rate, momentum=config.momentum, nesterov=config.nesterov, global_clipnorm=clip
         )
     if config.name == "adamw":
-        adamw = keras.optimizers.AdamW(
-            rate, weight_decay=config.weight_decay, global_clipnorm=clip
-        )
+        adamw = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=clip)
         adamw.exclude_from_weight_decay(var_names=list(NO_DECAY))
         return adamw
-    raise RecipeError(
-        "optimizer.name is unknown", found=repr(config.name), wanted="sgd, adamw"
-    )
+    raise RecipeError("optimizer.name is unknown", found=repr(config.name), wanted="sgd, adamw")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import keras_tuner
-from keras_tuner.engine import metrics_tracking
 
 from lesionkeras.errors import RunError
 from lesionkeras.recipe import write_json
@@ -141,7 +140,7 @@ class _Durable:
         self._retry_queue: list[str] = []
         for name, trial in self.trials.items():
             if trial.status in ("RUNNING", "INVALID"):
-                trial.metrics = metrics_tracking.MetricsTracker()
+                trial.metrics = type(trial.metrics)()
                 self._retry_queue.insert(0, name)  # it is emptied from its end
             elif name not in self.end_order:
                 self.end_order.append(name)

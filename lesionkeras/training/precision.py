@@ -56,8 +56,6 @@ def resolve_precision(name: str) -> str:
         )
     import tensorflow as tf
 
-    details = map(
-        tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU")
-    )
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
     capabilities = [detail.get("compute_capability", (0, 0)) for detail in details]
     return choose_policy(len(tf.config.list_logical_devices("TPU")), capabilities)

@@ -10,7 +10,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -153,7 +152,9 @@ def check_out(out: Path, recipe: Any, experiment: str) -> bool:
         _check_same_recipe(out / _RECIPE_FILE, recipe, experiment)
         return True
     left_by_a_kill = beside(out / _RECIPE_FILE).name
-    others = sorted(p.name for p in out.iterdir() if p.name != left_by_a_kill) if out.exists() else []
+    others = (
+        sorted(p.name for p in out.iterdir() if p.name != left_by_a_kill) if out.exists() else []
+    )
     if others:
         raise RunError(
             "A folder holds other files and no run",
@@ -301,7 +302,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = beside(path)
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -32,9 +32,8 @@ def test_anchors_between_two_thresholds_are_ignored():
 
 
 def test_the_best_anchor_is_forced_below_the_threshold():
-    # IoU 2/64 and 4/64: far below .5; the third does not touch.
-    anchors = [[0, 0, 8, 8], [0, 0, 8, 8], [50, 50, 58, 58]]
-    anchors[0] = [0, 0, 16, 8]
+    # IoU 4/128 and 4/64: far below .5; the third does not touch.
+    anchors = [[0, 0, 16, 8], [0, 0, 8, 8], [50, 50, 58, 58]]
     assert _match(anchors, [[0, 0, 2, 2]], [0]) == ([0, 0, 0], [0, 1, 0])
 
 
@@ -46,10 +45,9 @@ def test_forcing_takes_an_anchor_from_a_box_that_has_others():
 
 
 def test_two_boxes_with_one_best_anchor_get_two_anchors():
-    # Both like anchor 0 best: box 1 with 6/8, box 0 with 4/8; box 0 goes on to anchor 1 (2/8).
-    anchors = [[0, 0, 8, 8], [0, 0, 8, 2], [0, 20, 8, 28]]
-    boxes = [[0, 0, 8, 4], [0, 0, 8, 6]]
-    # Its next best is anchor 1 with 2/4.
+    # Both like anchor 0 best: box 1 with 6/8, box 0 with 3/8; box 0 goes on to anchor 1 (1/3).
+    anchors = [[0, 0, 8, 8], [0, 0, 8, 1], [0, 20, 8, 28]]
+    boxes = [[0, 0, 8, 3], [0, 0, 8, 6]]
     assert _match(anchors, boxes, [0, 0]) == ([1, 0, 0], [1, 1, 0])
 
 

@@ -11,7 +11,9 @@ from lesionkeras.boxes import (
     compute_grid_recall,
     make_anchors,
 )
+from lesionkeras.boxes.recall import SIZE_EDGES
 from lesionkeras.config import AnchorConfig
+from lesionkeras.metrics.operating import SIZE_EDGES_MM, SIZE_EDGES_PX
 
 SIDE_PX = 512  # of all liver images of DeepLesion
 TWO_SCALES = (1.0, 2**0.5)
@@ -35,7 +37,7 @@ def test_rows_bin_by_size_and_share_counts_reached_boxes():
         RecallRow("16 to 32 px", 1, 1.0),
         RecallRow("32 to 64 px", 1, 0.0),
     )
-    assert (report.count, report.share, report.iou) == (4, 0.25, 0.5)
+    assert (report.num_boxes, report.share, report.iou) == (4, 0.25, 0.5)
 
 
 def test_sizes_in_mm_name_the_bins_and_skip_padding():
@@ -43,6 +45,10 @@ def test_sizes_in_mm_name_the_bins_and_skip_padding():
     report = compute_anchor_recall(boxes, np.array([9.9, 0.0, 80.0]), _make_squares([20]))
     assert report.rows == (RecallRow("below 10 mm", 1, 1.0), RecallRow("80 mm and more", 1, 1.0))
     assert report.warning == ""
+
+
+def test_bins_are_those_of_the_operating_point_by_size():
+    assert SIZE_EDGES == {"mm": SIZE_EDGES_MM, "px": SIZE_EDGES_PX}
 
 
 def test_sizes_must_fit_the_boxes():
@@ -74,7 +80,7 @@ def test_the_warning_begins_below_95_percent():
 
 def test_no_boxes_are_said():
     report = compute_anchor_recall([np.zeros((3, 4)), np.zeros((0, 4))], None, _make_squares([8]))
-    assert (report.rows, report.count) == ((), 0)
+    assert (report.rows, report.num_boxes) == ((), 0)
     assert report.warning == "There are no training boxes; check the split."
 
 
@@ -87,7 +93,7 @@ def test_the_nearest_centre_is_the_best_anchor_of_a_shape():
     on_grid = compute_best_iou_on_grid(boxes, config, 120, 200)
     one_by_one = compute_best_iou(boxes, make_anchors(config, 120, 200))
     np.testing.assert_allclose(on_grid, one_by_one, atol=1e-5)
-    assert one_by_one[7] == 0 and one_by_one.max() > 0.9
+    assert one_by_one[7] == 0 and one_by_one.max() > 0.8
     report = compute_grid_recall([boxes], None, config, (120, 200))
     assert report == compute_anchor_recall([boxes], None, make_anchors(config, 120, 200))
 
@@ -134,5 +140,5 @@ def test_real_liver_boxes_reach_the_known_shares(liver, config, at_512, at_224):
 def test_default_anchors_reach_the_real_liver_boxes(liver, side, wanted):
     boxes, sizes_mm = liver
     report = compute_grid_recall([boxes * side / SIDE_PX], sizes_mm, AnchorConfig(), (side, side))
-    assert report.count == 1284 and report.share >= wanted
+    assert report.num_boxes == 1284 and report.share >= wanted
     assert report.warning == ""

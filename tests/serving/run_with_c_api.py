@@ -15,6 +15,15 @@ import numpy as np
 
 TF_FLOAT, TF_INT32, TF_INT16 = 1, 3, 5  # TF_DataType in tf_datatype.h
 OUTPUT_DTYPES = {TF_FLOAT: np.float32, TF_INT32: np.int32}
+POINTER_FUNCTIONS = (
+    "TF_NewStatus",
+    "TF_NewGraph",
+    "TF_NewSessionOptions",
+    "TF_AllocateTensor",
+    "TF_TensorData",
+    "TF_LoadSessionFromSavedModel",
+    "TF_GraphOperationByName",
+)
 
 
 class Output(ctypes.Structure):
@@ -25,10 +34,7 @@ def open_library() -> ctypes.CDLL:
     package = Path(importlib.util.find_spec("tensorflow").origin).parent
     ctypes.CDLL(str(package / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(package / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
-    for name in (
-        "TF_NewStatus TF_NewGraph TF_NewSessionOptions TF_AllocateTensor TF_TensorData "
-        "TF_LoadSessionFromSavedModel TF_GraphOperationByName"
-    ).split():
+    for name in POINTER_FUNCTIONS:
         getattr(library, name).restype = ctypes.c_void_p
     library.TF_Message.restype = ctypes.c_char_p
     library.TF_Dim.restype = ctypes.c_int64

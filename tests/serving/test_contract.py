@@ -85,5 +85,5 @@ def test_unreadable_contract_and_model_are_named(export_dir: Path, tmp_path: Pat
     with pytest.raises(ExportError, match=r"SavedModel cannot be read in .*saved_model.pb"):
         read_signatures(export_dir)
     (export_dir / "contract.json").write_text('{"contract_version": 0}')
-    with pytest.raises(ExportError, match="another version in .*: found 0, wanted 1; export"):
+    with pytest.raises(ExportError, match=r"another version in .*: found 0, wanted 1; export"):
         check_contract(export_dir)

@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -8,24 +9,28 @@ from tensorflow.core.framework import tensor_pb2
 from lesionkeras.serving.warmup import WARMUP_FILE, encode_field
 
 
-def make_prediction_log_class() -> type:
-    """The messages of tensorflow_serving/apis/*.proto that matter here, as protobuf types."""
-    text, message = 9, 11
+# Field numbers of tensorflow_serving/apis/{model,predict,prediction_log}.proto (2.21.0), written
+# down a second time; a map is a repeated pair on the wire, and a message looks like bytes.
+FIELDS = {
+    "ModelSpec": {"name": (1, "string"), "signature_name": (3, "string")},
+    "Input": {"key": (1, "string"), "value": (2, "bytes")},
+    "PredictRequest": {"model_spec": (1, ".t.ModelSpec"), "inputs": (2, ".t.Input")},
+    "PredictLog": {"request": (1, ".t.PredictRequest")},
+    "PredictionLog": {"predict_log": (6, ".t.PredictLog")},
+}
+FIELD_TYPES = {"string": 9, "bytes": 12, "message": 11}  # descriptor.proto, FieldDescriptorProto
+
+
+def make_prediction_log_class() -> Any:
     schema = descriptor_pb2.FileDescriptorProto(name="log.proto", package="t", syntax="proto3")
-    for name, fields in {
-        "ModelSpec": [("name", 1, text, ""), ("signature_name", 3, text, "")],
-        "Input": [("key", 1, text, ""), ("value", 2, 12, "")],
-        "PredictRequest": [("model_spec", 1, message, ".t.ModelSpec"), ("inputs", 2, message, "")],
-        "PredictLog": [("request", 1, message, ".t.PredictRequest")],
-        "PredictionLog": [("predict_log", 6, message, ".t.PredictLog")],
-    }.items():
-        kind = schema.message_type.add(name=name)
-        for field, number, type_number, type_name in fields:
-            label = 3 if field == "inputs" else 1
-            type_name = ".t.Input" if field == "inputs" else type_name
-            kind.field.add(
-                name=field, number=number, type=type_number, label=label, type_name=type_name
-            )
+    for name, fields in FIELDS.items():
+        message = schema.message_type.add(name=name)
+        for field_name, (number, kind) in fields.items():
+            field = message.field.add(name=field_name, number=number, json_name=field_name)
+            field.label = 3 if field_name == "inputs" else 1  # repeated, optional
+            field.type = FIELD_TYPES.get(kind, FIELD_TYPES["message"])
+            if kind.startswith("."):
+                field.type_name = kind
     pool = descriptor_pool.DescriptorPool()
     pool.Add(schema)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.PredictionLog"))

@@ -98,14 +98,16 @@ def test_bayesian_comes_closer_than_it_began(tmp_path):
 
 def test_hyperband_repeats_its_best_with_all_epochs(tmp_path):
     recorder = Recorder()
-    plan = make_plan(tuner="hyperband", trials=12, recipe=override(SSDRecipe(), {"train.epochs": 9}))
+    plan = make_plan(
+        tuner="hyperband", trials=12, recipe=override(SSDRecipe(), {"train.epochs": 9})
+    )
     run_search(plan, recorder, tmp_path / "search", silent)
     short = [recipe for recipe in recorder.recipes if recipe.train.epochs == 3]
     full = [recipe for recipe in recorder.recipes if recipe.train.epochs == 9]
     assert len(short) + len(full) == 12
     assert short and full
     best_short = max(short, key=lambda recipe: score_parabola(recipe, None)["val_map50"])
-    assert full[0].optimizer.learning_rate == best_short.optimizer.learning_rate
+    assert best_short.optimizer in [recipe.optimizer for recipe in full]
 
 
 def test_brackets_fit_the_number_of_trials():

@@ -1,8 +1,9 @@
 """DeepLesion for TFDS: `tfds build` with `--manual_dir`, or `tfds_builders.open_builder`.
 
-Configs differ in which key slices they hold: `liver` those with at least one liver lesion, `all` all.
+Configs differ in the key slices they hold: `liver` those with at least one liver lesion, `all` all.
 Every row of a key slice is one of its boxes, with its type, so nothing near a liver lesion is lost.
-A split without an image is left out: TFDS refuses empty ones, and official training rows have no type.
+A split without an image is left out: TFDS refuses empty ones.  `liver` has no train split in the
+official data, whose training rows have no type.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name="all", description="All key slices."),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Download DeepLesion from the NIH (https://nihcc.app.box.com/v/DeepLesion), unpack it, and give "
-        "the folder that holds DL_info.csv and Images_png as --manual_dir DATA_DIR; part of the series "
-        f"is enough.\n\n{TREE}"
+        "Download DeepLesion from the NIH (https://nihcc.app.box.com/v/DeepLesion), unpack it, and "
+        "give the folder that holds DL_info.csv and Images_png as --manual_dir DATA_DIR; part of "
+        f"the series is enough.\n\n{TREE}"
     )
 
     @staticmethod

@@ -167,13 +167,13 @@ def index_deeplesion(root: Path | None, config: str) -> RawDeepLesion:
 
     Args:
         root: The folder that holds `DL_info.csv` and `Images_png`.
-        config: `liver` for key slices with at least one liver lesion (with *all* their rows), or `all`.
+        config: `liver`: key slices with at least one liver lesion, with *all* their rows; or `all`.
 
     Returns:
         The index.  Key slices whose PNG is absent are left out and counted in its notes.
 
     Raises:
-        DataError: The tree is not there; no wanted key slice is on disk; what `read_dl_info` raises.
+        DataError: The tree is not there; no wanted key slice is on disk; see `read_dl_info`.
     """
     root = check_tree(root)
     rows = read_dl_info(root / "DL_info.csv")
@@ -202,9 +202,8 @@ def _describe(slices: Sequence[KeySlice], num_wanted: int, rows: list[LesionRow]
     used = [row for key_slice in slices for row in key_slice.rows]
     num_liver = sum(row.coarse_lesion_type == LIVER for row in used)
     splits = Counter(key_slice.first.split for key_slice in slices)
-    clauses = [
-        f"{len({row.patient for row in used})} patients, {len(used)} boxes of which {num_liver} liver"
-    ]
+    num_patients = len({row.patient for row in used})
+    clauses = [f"{num_patients} patients, {len(used)} boxes of which {num_liver} liver"]
     empty = [split for split in SPLITS.values() if not splits[split]]
     if empty:
         clauses.append(f"no image in the official {' and '.join(empty)} split")
@@ -218,7 +217,7 @@ def _describe(slices: Sequence[KeySlice], num_wanted: int, rows: list[LesionRow]
     over = [row.overhang_px for row in rows if row.overhang_px > 0]
     if over:
         clauses.append(
-            f"{len(over)} of {len(rows)} boxes of DL_info.csv hang over their image's edge by up to "
-            f"{max(over):.1f} px: clipped"
+            f"{len(over)} of {len(rows)} boxes of DL_info.csv hang over their image's edge by up "
+            f"to {max(over):.1f} px: clipped"
         )
     return clauses

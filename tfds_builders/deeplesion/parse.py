@@ -1,14 +1,15 @@
-"""`DL_info.csv` to typed rows: every column of a row, its box in half-open pixels, and named errors.
+"""`DL_info.csv` to typed rows: every column of a row, its box in half-open pixels, named errors.
 
 Which pixels a box means.  `Bounding_boxes` are the extremes of the measured diameters
-(`Measurement_coordinates`) with 5 px added on each side, real numbers such as 226.169.  Three readings
-are in use: pixel i has its centre at i (0-based, DESIGN's "inclusive"), at i + 1 (1-based, subtracted by
-the authors' own loaders) or at i + .5 (continuous, half-open).  The data decide: between a box's centre
-and the centroid of its lesion's pixel indices lie .66 px in x and .38 in y (46 shared masks, standard
-errors .13 and .17); the mean gradient at the ends of the diameters peaks for indices .45 and .25 px
-below the coordinates.  That is half-open (.5), not 0-based (0) and not 1-based (1).  So x1, y1, x2, y2
-are taken as they stand, here and nowhere else; adding 1 to x2 and y2 would also make eleven boxes of
-the shared file hang over an edge, where eight do.
+(`Measurement_coordinates`) with 5 px added on each side: real numbers such as 226.169.  Three
+readings are in use: pixel i has its centre at i (0-based, DESIGN 4's "inclusive"), at i + 1
+(1-based, subtracted by the authors' own loaders) or at i + .5 (continuous, half-open).  The data
+decide.  Between a box's centre and the centroid of its lesion's pixel indices lie .66 px in x and
+.38 in y (46 masks of the shared data, standard errors .13 and .17), and the images' gradient at the
+ends of the diameters is steepest where indices lie .45 px in x and .25 in y below the coordinates.
+That is half-open (.5), neither 0-based (0) nor 1-based (1).  So x1, y1, x2, y2 are taken as they
+stand, here and nowhere else.  It is also the reading in which eight shared boxes hang over an edge;
+with 1 added to x2 and y2 there would be eleven.
 """
 
 from __future__ import annotations
@@ -160,8 +161,15 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
 }
 FIELDS = {column: column.lower().rstrip("_") for column in COLUMNS}
 # What rows of one key slice must agree in, because it belongs to the image.
-IMAGE_COLUMNS = ("Slice_range", "Spacing_mm_px_", "Image_size", "DICOM_windows")
-IMAGE_COLUMNS += ("Patient_gender", "Patient_age", "Train_Val_Test")
+IMAGE_COLUMNS = (
+    "Slice_range",
+    "Spacing_mm_px_",
+    "Image_size",
+    "DICOM_windows",
+    "Patient_gender",
+    "Patient_age",
+    "Train_Val_Test",
+)
 
 
 def _read_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -320,7 +328,7 @@ def read_dl_info(path: Path) -> list[LesionRow]:
     Raises:
         DataError: The file is unreadable, no CSV, empty, or lacks a column; a field cannot be read;
             a box is degenerate or wholly outside its image; the file name contradicts the row; a
-            patient is in two splits; two rows of an image contradict each other.  Each names the row.
+            patient is in two splits; two rows of an image contradict each other.  All name the row.
     """
     fields = _read_fields(path)
     columns = _check_header(path, next(fields, (1, []))[1])

@@ -3,7 +3,7 @@
 Two frames are used.  The *patient* frame has its origin in the middle of the trunk, x to the
 patient's left, y to the back, z to the head.  The *scan* frame is that of the image: x to the
 right, y down, origin in the middle of the field of view.  A `Pose` maps one to the other; z is
-shared.  Only ellipsoids live in the patient frame; warp, vessels and lesions live in the scan frame.
+shared.  Only ellipsoids live in the patient frame; warp, vessels and lesions are in the scan frame.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SCAN_Z_MM = (-92.0, 88.0)  # about the middle of the liver
 WARP_AMPLITUDE_MM = 3.2  # of each of the modes that bend the organs; three modes an axis
 WARP_WAVELENGTH_MM = (70.0, 160.0)
 BLEND_MM = 18.0  # rounding of the crease between the liver's lobes
 CARVE_GAP_MM = 1.5  # fat between the liver and the organs that dent it
 DEPTH_MM = 5.0  # deeper than this the distance need not be right
 CAVITY_GAP_MM = 2.0  # between the liver and the abdominal wall
+
+Depth = float | np.ndarray  # z in mm: of one plane, or of each point
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,17 @@ class Ellipsoid:
     radii_mm: tuple[float, float, float]
     angle_rad: float = 0.0
 
-    def compute_distance(self, x_mm: np.ndarray, y_mm: np.ndarray, z_mm: float) -> np.ndarray:
-        """Gives the approximate signed distance in mm (negative inside, exact for a sphere).
+    def compute_distance(self, x_mm: np.ndarray, y_mm: np.ndarray, z_mm: Depth) -> np.ndarray:
+        """Return the approximate signed distance in mm (negative inside, exact for a sphere).
 
         Args:
             x_mm: Coordinates of any shape.
             y_mm: Coordinates that broadcast with x_mm.
             z_mm: One coordinate, or coordinates that broadcast with the others.
 
-        >>> sphere = Ellipsoid((1.0, 2.0, 3.0), (5.0, 5.0, 5.0))
-        >>> float(sphere.compute_distance(np.array(1.0), np.array(9.0), 3.0))
-        2.0
+        >>> sphere = Ellipsoid((1.0, 2.0, 3.0), (4.0, 4.0, 4.0))
+        >>> float(sphere.compute_distance(np.array(1.0), np.array(10.0), 3.0))
+        4.0
         """
         dx, dy = x_mm - self.centre_mm[0], y_mm - self.centre_mm[1]
         if self.angle_rad:
@@ -60,7 +63,7 @@ class Ellipsoid:
         return (relative - 1.0) * min(rx, ry)
 
     def is_missed(self, z_mm: float, margin_mm: float) -> bool:
-        """Says whether the plane at z stays farther than a margin from the ellipsoid."""
+        """Return whether the plane at z stays farther than a margin from the ellipsoid."""
         beyond = abs(z_mm - self.centre_mm[2]) / self.radii_mm[2] - 1.0
         return beyond * min(self.radii_mm[:2]) > margin_mm
 
@@ -74,7 +77,7 @@ class Pose:
     mirrored: bool  # feet first: left and right change sides
 
     def to_patient(self, x_mm: np.ndarray, y_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Maps scan coordinates to patient coordinates, both in mm.
+        """Map scan coordinates to patient coordinates, both in mm.
 
         >>> Pose(0.0, (2.0, 3.0), True).to_patient(np.array(7.0), np.array(4.0))
         (np.float64(-5.0), np.float64(1.0))
@@ -85,7 +88,7 @@ class Pose:
         return (-turned if self.mirrored else turned), cos * dy - sin * dx
 
     def to_scan(self, x_mm: float, y_mm: float) -> tuple[float, float]:
-        """Maps patient coordinates to scan coordinates, both in mm; undoes `to_patient`."""
+        """Map patient coordinates to scan coordinates, both in mm; undoes `to_patient`."""
         cos, sin = math.cos(self.angle_rad), math.sin(self.angle_rad)
         x_mm = -x_mm if self.mirrored else x_mm
         return (
@@ -114,22 +117,22 @@ class Anatomy:
         return 0.44 * self.body_radii_mm[1]
 
     def warp(
-        self, x_mm: np.ndarray, y_mm: np.ndarray, z_mm: float
+        self, x_mm: np.ndarray, y_mm: np.ndarray, z_mm: Depth
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Maps scan coordinates to bent patient coordinates, in which organs are ellipsoids."""
+        """Map scan coordinates to bent patient coordinates, in which organs are ellipsoids."""
         x_bent = x_mm + compute_modes(self.warp_x, x_mm, y_mm, z_mm)
         y_bent = y_mm + compute_modes(self.warp_y, x_mm, y_mm, z_mm)
         return self.pose.to_patient(x_bent, y_bent)
 
     def compute_cavity_distance(self, x_bent: np.ndarray, y_bent: np.ndarray) -> np.ndarray:
-        """Gives the distance to the inner side of the abdominal wall, negative inside."""
+        """Return the distance to the inner side of the abdominal wall, negative inside."""
         rx, ry = (radius - self.fat_mm - self.wall_mm for radius in self.body_radii_mm)
         return (np.sqrt((x_bent / rx) ** 2 + (y_bent / ry) ** 2) - 1.0) * ry
 
     def compute_liver_distance(
-        self, x_bent: np.ndarray, y_bent: np.ndarray, z_mm: float
+        self, x_bent: np.ndarray, y_bent: np.ndarray, z_mm: Depth
     ) -> np.ndarray:
-        """Gives the approximate signed distance to the liver's surface in mm, negative inside."""
+        """Return the approximate signed distance to the liver's surface in mm, negative inside."""
         distance = self.lobes[0].compute_distance(x_bent, y_bent, z_mm)
         for lobe in self.lobes[1:]:
             distance = smooth_union(distance, lobe.compute_distance(x_bent, y_bent, z_mm))
@@ -137,7 +140,7 @@ class Anatomy:
         distance = np.maximum(distance, wall)
         for name in ("gallbladder", "cava", "kidney_right", "vertebra", "porta"):
             organ = self.organs[name]
-            if np.ndim(z_mm) == 0 and organ.is_missed(z_mm, CARVE_GAP_MM + DEPTH_MM):
+            if isinstance(z_mm, float) and organ.is_missed(z_mm, CARVE_GAP_MM + DEPTH_MM):
                 continue  # only speed: the dent would not reach the surface
             dent = CARVE_GAP_MM - organ.compute_distance(x_bent, y_bent, z_mm)
             distance = np.maximum(distance, dent)
@@ -145,7 +148,7 @@ class Anatomy:
 
 
 def smooth_union(a_mm: np.ndarray, b_mm: np.ndarray) -> np.ndarray:
-    """Joins two signed distances with a rounded crease.
+    """Join two signed distances with a rounded crease.
 
     Source: Quilez, "Smooth minimum", polynomial form.
 
@@ -159,9 +162,9 @@ def smooth_union(a_mm: np.ndarray, b_mm: np.ndarray) -> np.ndarray:
 
 
 def compute_modes(
-    modes: tuple[Mode, ...], x_mm: np.ndarray, y_mm: np.ndarray, z_mm: float
+    modes: tuple[Mode, ...], x_mm: np.ndarray, y_mm: np.ndarray, z_mm: Depth
 ) -> np.ndarray:
-    """Sums standing waves; with x a row and y a column each wave is a cheap outer product."""
+    """Sum standing waves; with x a row and y a column each wave is a cheap outer product."""
     total: np.ndarray = np.zeros((), np.float32)
     for mode in modes:
         (kx, ky, kz), (px, py, pz) = mode.wave_numbers, mode.phases
@@ -173,7 +176,7 @@ def compute_modes(
 def make_modes(
     rng: np.random.Generator, count: int, amplitude: float, wavelength_mm: tuple[float, float]
 ) -> tuple[Mode, ...]:
-    """Draws standing waves of one amplitude with random wavelengths and phases."""
+    """Draw standing waves of one amplitude with random wavelengths and phases."""
     modes = []
     for _ in range(count):
         numbers = (2.0 * math.pi / rng.uniform(*wavelength_mm, size=3)).tolist()
@@ -183,7 +186,7 @@ def make_modes(
 
 
 def make_anatomy(rng: np.random.Generator, pose: Pose) -> Anatomy:
-    """Draws a patient's build and organs."""
+    """Draw a patient's build and organs."""
     bx = float(rng.uniform(132.0, 165.0))
     by = bx * float(rng.uniform(0.66, 0.76))
     fat_mm = float(rng.uniform(8.0, 20.0))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfds_builders.liver_phantom.patient import Lesion, Patient, Scanner, make_patient
+from tfds_builders.liver_phantom.lesions import Lesion
+from tfds_builders.liver_phantom.patient import Patient, Scanner, make_patient
 from tfds_builders.liver_phantom.render import render_slice, render_volume
 
 __all__ = [
@@ -39,7 +40,7 @@ FREE_Z_MM = (-60.0, 60.0)  # where the liver is large
 
 
 def lesions_of_slice(patient: Patient, z_idx: int) -> list[Lesion]:
-    """Gives the lesions that are boxed in a slice, in the order of `boxes_of_slice`."""
+    """Return the lesions that are boxed in a slice, in the order of `boxes_of_slice`."""
     z_mm = patient.compute_z_mm(z_idx)
     return [
         lesion
@@ -49,7 +50,7 @@ def lesions_of_slice(patient: Patient, z_idx: int) -> list[Lesion]:
 
 
 def boxes_of_slice(patient: Patient, z_idx: int) -> list[Box]:
-    """Gives the boxes of the lesions in a slice.
+    """Return the boxes of the lesions in a slice.
 
     A box bounds the cross-section of the lesion's half-contrast surface with the middle of the
     slice; a lesion is boxed where both sides have at least MIN_BOX_SIDE_MM.
@@ -79,7 +80,7 @@ def boxes_of_slice(patient: Patient, z_idx: int) -> list[Box]:
 
 
 def key_slices(patient: Patient) -> list[int]:
-    """Chooses the slices that become examples, ascending.
+    """Choose the slices that become examples, ascending.
 
     Every lesion has one near its largest cross-section, which lesions may share; of the slices
     there the one with the fewest grazed lesions is taken.  Slices without lesions are added.
@@ -119,14 +120,14 @@ def _choose_slice(patient: Patient, lesion: Lesion) -> int:
 
 
 def _is_grazed(patient: Patient, lesion: Lesion, z_idx: int) -> bool:
-    """Says whether a lesion shows so little in a slice, or so near it, that a box is arguable."""
+    """Return whether a lesion shows so little in a slice, or so near it, that a box is arguable."""
     away_mm = abs(patient.compute_z_mm(z_idx) - lesion.centre_mm[2])
     touches = away_mm < lesion.radii_mm[2] + 0.5 * patient.spacing_mm[0]
     return touches and _compute_scale(patient, lesion, z_idx) < GRAZED_SCALE
 
 
 def _find_free_slices(patient: Patient) -> list[int]:
-    """Lists slices through the liver that no lesion comes near."""
+    """List slices through the liver that no lesion comes near."""
     free = []
     for z_idx in range(patient.num_slices):
         z_mm = patient.compute_z_mm(z_idx)

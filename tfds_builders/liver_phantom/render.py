@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from tfds_builders.liver_phantom.anatomy import Ellipsoid
-from tfds_builders.liver_phantom.patient import Lesion, Patient, compute_liver_hu
+from tfds_builders.liver_phantom.lesions import Lesion
+from tfds_builders.liver_phantom.patient import Patient, compute_liver_hu
 
 SUB_SLICES = (-1.0 / 3.0, 0.0, 1.0 / 3.0)  # in slice thicknesses; their mean is partial volume
 HU_RANGE = (-1024, 3071)
@@ -30,25 +31,30 @@ class Canvas:
         axis = (np.arange(self.size_px, dtype=np.float32) + 0.5 - self.size_px / 2) * self.pixel_mm
         self.x_mm, self.y_mm = axis[None, :], axis[:, None]
         self.x_bent, self.y_bent = patient.anatomy.warp(self.x_mm, self.y_mm, z_mm)
+        self.liver_hu = compute_liver_hu(patient, self.x_mm, self.y_mm, z_mm)
         self.image_hu = np.full((self.size_px, self.size_px), AIR_HU, np.float32)
 
-    def find_window(self, x_mm: float, y_mm: float, half_mm: float) -> tuple[slice, slice]:
-        """Gives the pixels of a square in the scan frame, cut at the border."""
+    def find_window(self, x_mm: float, y_mm: float, *half_mm: float) -> tuple[slice, slice]:
+        """Return the pixels of a box in the scan frame; half_mm is one for both axes or two."""
         sides = []
-        for centre in (y_mm, x_mm):
-            low = math.floor((centre - half_mm) / self.pixel_mm + self.size_px / 2)
-            high = math.ceil((centre + half_mm) / self.pixel_mm + self.size_px / 2)
+        for centre, half in ((y_mm, half_mm[-1]), (x_mm, half_mm[0])):
+            low = math.floor((centre - half) / self.pixel_mm + self.size_px / 2)
+            high = math.ceil((centre + half) / self.pixel_mm + self.size_px / 2)
             sides.append(slice(max(low, 0), max(high, 0)))
         return sides[0], sides[1]
 
-    def paint(self, window: tuple[slice, slice], distance_mm: np.ndarray, hu: object) -> None:
-        """Covers what lies inside (negative distance) with HU; the edge is a pixel wide."""
+    def paint(
+        self, window: tuple[slice, slice], distance_mm: np.ndarray, hu: np.ndarray | float
+    ) -> None:
+        """Cover what lies inside (negative distance) with HU; the edge is a pixel wide."""
         part = self.image_hu[window]
         share = np.clip(0.5 - distance_mm / self.pixel_mm, 0.0, 1.0)
         part += share * (hu - part)
 
-    def paint_ellipsoid(self, body: Ellipsoid, z_mm: float, hu: float, grow_mm: float = 0.0) -> None:
-        """Paints an ellipsoid of the patient frame, or nothing where z misses it."""
+    def paint_ellipsoid(
+        self, body: Ellipsoid, z_mm: float, hu: float, grow_mm: float = 0.0
+    ) -> None:
+        """Paint an ellipsoid of the patient frame, or nothing where z misses it."""
         if body.is_missed(z_mm, max(grow_mm, 0.0) + self.pixel_mm):
             return
         x, y = self.patient.anatomy.pose.to_scan(*body.centre_mm[:2])
@@ -58,7 +64,7 @@ class Canvas:
 
 
 def render_slice(patient: Patient, z_idx: int) -> tuple[np.ndarray, np.ndarray]:
-    """Renders one slice.
+    """Render one slice.
 
     Args:
         patient: From `make_patient`.
@@ -84,21 +90,20 @@ def render_slice(patient: Patient, z_idx: int) -> tuple[np.ndarray, np.ndarray]:
         total += canvas.image_hu
         if share == 0.0:
             mask = _draw_mask(canvas, z_mm, liver_mm, window)
-    image = total / len(SUB_SLICES)
     blur_px = patient.scanner.sharpness_mm / canvas.pixel_mm
-    image = cv2.GaussianBlur(image, (0, 0), blur_px)
+    image = cv2.GaussianBlur(total / len(SUB_SLICES), (0, 0), blur_px)
     image += _make_noise(patient, z_idx) * np.where(body_distance < 0, 1.0, AIR_NOISE_SHARE)
     return np.clip(np.rint(image), *HU_RANGE).astype(np.int16), mask
 
 
 def render_volume(patient: Patient) -> tuple[np.ndarray, np.ndarray]:
-    """Renders all slices: int16 [Z, H, W] in HU and the uint8 mask, each as `render_slice`."""
+    """Render all slices: int16 [Z, H, W] in HU and the uint8 mask, each as `render_slice`."""
     slices = [render_slice(patient, z_idx) for z_idx in range(patient.num_slices)]
     return np.stack([image for image, _ in slices]), np.stack([mask for _, mask in slices])
 
 
 def _paint_trunk(canvas: Canvas, z_mm: float) -> np.ndarray:
-    """Paints what hardly changes within a slice; returns the distance to the skin."""
+    """Paint all but the liver and what touches it; return the distance to the skin."""
     anatomy, everything = canvas.patient.anatomy, (slice(None), slice(None))
     rx, ry = anatomy.body_radii_mm
     x, y = canvas.x_bent, canvas.y_bent
@@ -119,7 +124,18 @@ def _paint_trunk(canvas: Canvas, z_mm: float) -> np.ndarray:
         canvas.paint_ellipsoid(process, z_mm, MARROW_HU + 90.0)
         _paint_ribs(canvas, side, z_mm)
     _paint_spine(canvas, z_mm)
+    _paint_far_organs(canvas, z_mm)
     return skin
+
+
+def _paint_far_organs(canvas: Canvas, z_mm: float) -> None:
+    patient, organs = canvas.patient, canvas.patient.anatomy.organs
+    for name in ("lung_right", "lung_left"):
+        canvas.paint_ellipsoid(organs[name], z_mm, LUNG_HU)
+    canvas.paint_ellipsoid(organs["heart"], z_mm, FAT_HU, 5.0)
+    canvas.paint_ellipsoid(organs["heart"], z_mm, 0.6 * patient.phase.aorta_hu + 30.0)
+    _paint_gut(canvas, z_mm)
+    canvas.paint_ellipsoid(organs["spleen"], z_mm, patient.phase.spleen_hu)
 
 
 def _paint_table(canvas: Canvas, body_half_mm: float) -> None:
@@ -145,7 +161,7 @@ def _paint_spine(canvas: Canvas, z_mm: float) -> None:
 
 
 def _paint_ribs(canvas: Canvas, side: float, z_mm: float) -> None:
-    """Cuts the ribs, which run round the wall and fall from the back to the front."""
+    """Cut the ribs, which run round the wall and fall from the back to the front."""
     anatomy = canvas.patient.anatomy
     rx, ry = (r - anatomy.fat_mm - 0.5 * anatomy.wall_mm for r in anatomy.body_radii_mm)
     top = RIB_TOP_MM
@@ -163,15 +179,9 @@ def _paint_ribs(canvas: Canvas, side: float, z_mm: float) -> None:
 
 
 def _paint_organs(canvas: Canvas, z_mm: float) -> tuple[np.ndarray, tuple[slice, slice]]:
-    """Paints all that changes along z; returns the liver's distance and its window."""
+    """Paint the liver and what touches it; return the distance and its window."""
     patient, organs = canvas.patient, canvas.patient.anatomy.organs
     phase = patient.phase
-    for name in ("lung_right", "lung_left"):
-        canvas.paint_ellipsoid(organs[name], z_mm, LUNG_HU)
-    canvas.paint_ellipsoid(organs["heart"], z_mm, FAT_HU, 5.0)
-    canvas.paint_ellipsoid(organs["heart"], z_mm, 0.6 * phase.aorta_hu + 30.0)
-    _paint_gut(canvas, z_mm)
-    canvas.paint_ellipsoid(organs["spleen"], z_mm, phase.spleen_hu)
     liver_mm, window = _paint_liver(canvas, z_mm)
     for name in ("kidney_left", "kidney_right"):
         canvas.paint_ellipsoid(organs[name], z_mm, phase.kidney_cortex_hu)
@@ -181,7 +191,7 @@ def _paint_organs(canvas: Canvas, z_mm: float) -> tuple[np.ndarray, tuple[slice,
     canvas.paint_ellipsoid(organs["gallbladder"], z_mm, BILE_HU, -1.5)
     canvas.paint_ellipsoid(organs["aorta"], z_mm, phase.aorta_hu)
     canvas.paint_ellipsoid(organs["cava"], z_mm, phase.cava_hu)
-    for segment in patient.vessels:
+    for segment in _find_segments(patient.vessels, z_mm):
         _paint_segment(canvas, segment, z_mm)
     for lesion in patient.lesions:
         _paint_lesion(canvas, lesion, z_mm)
@@ -204,24 +214,26 @@ def _paint_gut(canvas: Canvas, z_mm: float) -> None:
 
 
 def _paint_liver(canvas: Canvas, z_mm: float) -> tuple[np.ndarray, tuple[slice, slice]]:
-    patient, anatomy = canvas.patient, canvas.patient.anatomy
-    x, y = anatomy.pose.to_scan(-0.2 * anatomy.body_radii_mm[0], 0.0)
-    window = canvas.find_window(x, y, 0.78 * anatomy.body_radii_mm[0] + 12.0)
+    anatomy = canvas.patient.anatomy
+    bx, by = anatomy.body_radii_mm
+    x, y = anatomy.pose.to_scan(-0.2 * bx, -0.06 * by)
+    window = canvas.find_window(x, y, 0.78 * bx + 12.0, 0.82 * by + 12.0)
     x_bent, y_bent = canvas.x_bent[window], canvas.y_bent[window]
     distance = anatomy.compute_liver_distance(x_bent, y_bent, z_mm)
-    liver_hu = compute_liver_hu(
-        patient, canvas.x_mm[:, window[1]], canvas.y_mm[window[0]], z_mm
-    ).astype(np.float32)
-    canvas.paint(window, distance, liver_hu)
+    canvas.paint(window, distance, canvas.liver_hu[window])
     for name in ("fissure", "venosum"):
         canvas.paint_ellipsoid(anatomy.organs[name], z_mm, FAT_HU)
     return distance, window
 
 
-def _paint_segment(canvas: Canvas, segment: np.ndarray, z_mm: float) -> None:
-    ax, ay, az, bx, by, bz, radius_a, radius_b, hu = segment.tolist()
-    if not min(az, bz) - radius_a < z_mm < max(az, bz) + radius_a:
-        return
+def _find_segments(vessels: np.ndarray, z_mm: float) -> list[list[float]]:
+    low, high = np.minimum(vessels[:, 2], vessels[:, 5]), np.maximum(vessels[:, 2], vessels[:, 5])
+    reach = vessels[:, 6] + 1.0
+    return vessels[(low - reach < z_mm) & (z_mm < high + reach)].tolist()
+
+
+def _paint_segment(canvas: Canvas, segment: list[float], z_mm: float) -> None:
+    ax, ay, az, bx, by, bz, radius_a, radius_b, hu = segment
     dx, dy, dz = bx - ax, by - ay, bz - az
     half_mm = 0.5 * max(abs(dx), abs(dy)) + radius_a + canvas.pixel_mm
     window = canvas.find_window((ax + bx) / 2, (ay + by) / 2, half_mm)
@@ -247,11 +259,8 @@ def _paint_lesion(canvas: Canvas, lesion: Lesion, z_mm: float) -> None:
         return
     distance, window = _compute_lesion_distance(canvas, lesion, z_mm)
     share = 1.0 / (1.0 + np.exp(np.minimum(distance / lesion.softness_mm, 30.0)))
-    around_hu = compute_liver_hu(
-        canvas.patient, canvas.x_mm[:, window[1]], canvas.y_mm[window[0]], z_mm
-    )
     part = canvas.image_hu[window]
-    part += (share * (around_hu + lesion.contrast_hu - part)).astype(np.float32)
+    part += share * (canvas.liver_hu[window] + lesion.contrast_hu - part)
 
 
 def _draw_mask(
@@ -267,7 +276,7 @@ def _draw_mask(
 
 
 def _make_noise(patient: Patient, z_idx: int) -> np.ndarray:
-    """Blurs white noise to the scanner's correlation length and rescales it to its deviation."""
+    """Blur white noise to the scanner's correlation length and rescale it to its deviation."""
     size_px = patient.scanner.matrix_px
     rng = np.random.default_rng([patient.seed, patient.patient_idx, z_idx, 1])
     white = rng.standard_normal((size_px, size_px), dtype=np.float32)

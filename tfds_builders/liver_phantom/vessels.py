@@ -32,7 +32,7 @@ def grow_tree(
     heading: tuple[float, float, float],
     style: TreeStyle,
 ) -> list[list[float]]:
-    """Grows one branching tree inside the liver.
+    """Grow one branching tree inside the liver.
 
     Args:
         rng: Source of randomness.

@@ -1,0 +1,107 @@
+"""Detections of a whole split, in pixels of the source images, with its truth beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lesionkeras.config import SSDRecipe
+from lesionkeras.data.opening import Split
+from lesionkeras.data.pipeline import make_eval
+from lesionkeras.metrics import ImageDetections, ImageTruth
+
+DETECT_BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is there and what was found; rows belong together, boxes in px of the source image."""
+
+    truths: tuple[ImageTruth, ...]
+    detections: tuple[ImageDetections, ...]
+    patients: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """Return COCO results: an entry a detection, bbox as x, y, width, height in px."""
+        return [
+            {
+                "image_id": image_id,
+                "file": file,
+                "category_id": int(found.classes[i]),
+                "bbox": [float(v) for v in (x1, y1, x2 - x1, y2 - y1)],
+                "score": float(found.scores[i]),
+            }
+            for image_id, (file, found) in enumerate(zip(self.files, self.detections, strict=True))
+            for i, (x1, y1, x2, y2) in enumerate(found.boxes)
+        ]
+
+
+def make_detector(model: Any) -> Callable[[Any], dict[str, np.ndarray]]:
+    """Return a compiled function from image_unit [B, S, S, 3] to NumPy detections.
+
+    It follows the model's weights: made once, it serves a run's every validation.
+    """
+    import tensorflow as tf
+
+    detect = tf.function(model.detect, reduce_retracing=False)
+    return lambda image_unit: {k: v.numpy() for k, v in detect(image_unit).items()}
+
+
+def compute_sizes_mm(boxes: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """Return the longer side of each box in mm.
+
+    Args:
+        boxes: [..., 4] xyxy px.
+        spacing_mm: [2] of a pixel, y and x.
+
+    >>> compute_sizes_mm(np.array([[0.0, 0.0, 10.0, 4.0]]), np.array([2.0, 0.5])).tolist()
+    [8.0]
+    """
+    sides_px = boxes[..., 2:] - boxes[..., :2]  # x, y
+    return (sides_px * np.asarray(spacing_mm)[::-1]).max(axis=-1)
+
+
+def detect_split(
+    detect: Callable[[Any], dict[str, np.ndarray]],
+    split: Split,
+    recipe: SSDRecipe,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Findings:
+    """Run a detector over all examples of a split.
+
+    Args:
+        detect: From `make_detector`.
+        split: The examples.
+        recipe: Window and image size.
+        progress: Called with images done and images in all.
+
+    Returns:
+        Truth and detections of each example, in order.
+    """
+    truths: list[ImageTruth] = []
+    detections: list[ImageDetections] = []
+    for image_unit, target in make_eval(split, recipe, DETECT_BATCH_SIZE):
+        found = detect(image_unit)
+        boxes, classes = target["boxes"].numpy(), target["classes"].numpy()
+        for i, count in enumerate(found["num_detections"]):
+            image_idx = split.rows[len(truths), 0]
+            height, width = split.images.size_px[image_idx]
+            to_source = np.array([width, height, width, height]) / image_unit.shape[1]
+            sizes_mm = compute_sizes_mm(boxes[i], split.images.spacing_mm[image_idx])
+            truths.append(
+                ImageTruth(boxes[i] * to_source, classes[i], diameters_mm=sizes_mm)
+            )
+            detections.append(
+                ImageDetections(
+                    found["boxes"][i, :count] * to_source,
+                    found["scores"][i, :count],
+                    found["classes"][i, :count],
+                )
+            )
+        progress(len(truths), len(split.rows))
+    files = tuple(split.images.files[i] for i in split.rows[:, 0])
+    return Findings(tuple(truths), tuple(detections), tuple(split.patients), files)

@@ -1,0 +1,329 @@
+"""The report's pictures, each as the bytes of a PNG.
+
+Matplotlib is imported when a picture is drawn, and without pyplot: no window, no global state.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lesionkeras.report.tables import P1_TABLE_1, SCORES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 110
+MAX_EXAMPLES = 12
+EXAMPLE_COLUMNS = 4
+# Colours that stay apart for colour-blind readers (Okabe and Ito 2008); mAP in P1's own, Figure 5.
+BLUE, TRUTH, PREDICTION = "#0072b2", "#56d4ff", "#ffa600"
+ORANGE, RED, GREY = "#ff7f0e", "#d62728", "#555555"
+PAPER_BLUES = ("#c6dbef", "#9ecae1", "#bdbdbd", "#969696")
+WANTED_ANCHOR_SHARE = 0.95  # issue 7: a clear warning below
+
+
+def draw_training(log_rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draws P1's Figure 5: training loss, and mAP50 (orange) with mAP50-95 (red), by epoch.
+
+    Args:
+        log_rows: Rows of log.csv: epoch, loss, and val_map50 and val_map50_95 where validated.
+
+    Returns:
+        A PNG.
+    """
+    figure, (left, right) = _make_figure(1, 2, width_in=9.5, height_in=3.6)
+    epochs = _column(log_rows, "epoch")
+    for name, style, label in (
+        ("loss", "-", "all"),
+        ("class_loss", "--", "class"),
+        ("box_loss", ":", "box"),
+    ):
+        _plot_defined(left, epochs, _column(log_rows, name), label, color=BLUE, linestyle=style)
+    left.set(xlabel="Epoch", ylabel="Training loss", title="Training loss")
+    if left.get_lines():
+        left.set_ylim(bottom=0)
+    for name, color, label in (
+        ("val_map50", ORANGE, "mAP50"),
+        ("val_map50_95", RED, "mAP50-95"),
+    ):
+        scores = _column(log_rows, name)
+        marker = "o" if np.count_nonzero(~np.isnan(scores)) <= 40 else ""
+        _plot_defined(right, epochs, scores, label, color=color, marker=marker, markersize=3)
+    right.set(xlabel="Epoch", ylabel="mAP (share)", title="Validation mAP", ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        _mark_if_empty(axes)
+        if len(axes.get_lines()) > 1:
+            axes.legend(frameon=False)
+    return _to_png(figure)
+
+
+def draw_examples(examples: Sequence[Mapping[str, Any]], score_threshold: float = 0.0) -> bytes:
+    """Draws P1's Figure 6: images with truth (solid) and predictions (dashed, with score).
+
+    Args:
+        examples: "image_unit" [H, W] or [H, W, 3] (the middle channel is shown) in 0..1 of the
+            window; "truth" [n, 4], "boxes" [m, 4] xyxy px of the image; "scores" [m]; "title".
+            The first 12 are drawn.
+        score_threshold: Predictions from here on are drawn.
+
+    Returns:
+        A PNG.
+    """
+    shown = list(examples[:MAX_EXAMPLES])
+    columns = max(1, min(EXAMPLE_COLUMNS, len(shown)))
+    rows = max(1, math.ceil(len(shown) / columns))
+    figure, grid = _make_figure(rows, columns, width_in=3.1 * columns, height_in=3.35 * rows + 0.4)
+    for axes, example in zip(grid, shown, strict=False):
+        _draw_example(axes, example, score_threshold)
+    for axes in grid[len(shown) :]:
+        axes.set_axis_off()
+    for place, axes in enumerate(grid[: len(shown)]):
+        if place % columns == 0:
+            axes.set_ylabel("y in px")
+        if place >= len(shown) - columns:
+            axes.set_xlabel("x in px")
+    _add_box_legend(figure)
+    return _to_png(figure)
+
+
+def _draw_example(axes: Axes, example: Mapping[str, Any], score_threshold: float) -> None:
+    image = np.asarray(example["image_unit"], np.float32)
+    image = image[..., image.shape[-1] // 2] if image.ndim == 3 else image
+    height, width = image.shape
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
+    for box in _real_boxes(example["truth"]):
+        _add_box(axes, box, TRUTH, "-")
+    for box, score in zip(
+        np.asarray(example.get("boxes", ())).reshape(-1, 4),
+        np.asarray(example.get("scores", ())).reshape(-1),
+        strict=True,
+    ):
+        if score >= score_threshold and box[2] > box[0]:
+            _add_box(axes, box, PREDICTION, "--")
+            # Above the box, or below it where it touches the top edge.
+            above = box[1] > 0.08 * height
+            axes.text(
+                min(float(box[0]), 0.85 * width),
+                box[1] - 0.012 * height if above else box[3] + 0.012 * height,
+                f"{score:.2f}",
+                color=PREDICTION,
+                fontsize=9,
+                fontweight="bold",
+                va="bottom" if above else "top",
+            )
+    axes.set(xticks=[0, width], yticks=[0, height])
+    axes.tick_params(labelsize=8)
+    axes.set_title(str(example.get("title", "")), fontsize=9)
+
+
+def _real_boxes(boxes: Any) -> np.ndarray:
+    rows = np.asarray(boxes, np.float64).reshape(-1, 4)
+    return rows[rows[:, 2] > rows[:, 0]]
+
+
+def _add_box(axes: Axes, box: np.ndarray, color: str, style: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(
+        Rectangle(
+            (box[0], box[1]),
+            box[2] - box[0],
+            box[3] - box[1],
+            fill=False,
+            edgecolor=color,
+            linestyle=style,
+            linewidth=1.5,
+        )
+    )
+
+
+def _add_box_legend(figure: Figure) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=TRUTH, linewidth=2, label="truth"),
+        Line2D([], [], color=PREDICTION, linewidth=2, linestyle="--", label="prediction, score"),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=2,
+        facecolor="#222222",
+        labelcolor="white",
+        fontsize=9,
+    )
+
+
+def draw_comparison(metrics: Mapping[str, Any], run_name: str) -> bytes:
+    """Draws P1's Figure 7, its four models, with this run beside them.
+
+    Args:
+        metrics: As `evaluate_detections` returns them.
+        run_name: Of this run, for the legend.
+
+    Returns:
+        A PNG; this run's bars carry their 95 % intervals.
+    """
+    figure, (axes,) = _make_figure(1, 1, width_in=9.5, height_in=4.4)
+    places, width = np.arange(len(SCORES)), 0.16
+    for i, (model, color) in enumerate(zip(P1_TABLE_1, PAPER_BLUES, strict=True)):
+        values = [getattr(model, key) for key, _ in SCORES]
+        axes.bar(places + (i - 2) * width, values, width, color=color, label=f"P1: {model.name}")
+    ours = {
+        part: np.array([_number(metrics[key][part]) for key, _ in SCORES])
+        for part in ("value", "low", "high")
+    }
+    at = places + 2 * width
+    axes.bar(at, np.nan_to_num(ours["value"]), width, color=BLUE, label=f"this run: {run_name}")
+    for x, value, bottom, top in zip(at, *ours.values(), strict=True):
+        if not math.isnan(bottom):
+            axes.plot([x, x], [bottom, top], color="black", linewidth=1.2)
+        text = "n/a" if math.isnan(value) else f"{value:.2f}"
+        peak = max(np.nan_to_num([value, top]))
+        axes.text(x, peak + 0.015, text, ha="center", va="bottom", fontsize=9, fontweight="bold")
+    axes.set_xticks(places, [heading for _, heading in SCORES])
+    axes.set(xlabel="Score at IoU 0.5 (mAP50-95: IoU 0.50 to 0.95)", ylabel="Share", ylim=(0, 1.1))
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    return _to_png(figure)
+
+
+def draw_precision_recall(metrics: Mapping[str, Any]) -> bytes:
+    """Draws the precision-recall curve with the operating point.
+
+    Args:
+        metrics: As `evaluate_detections` returns them.
+
+    Returns:
+        A PNG.
+    """
+    figure, (axes,) = _make_figure(1, 1, width_in=5.2, height_in=4.0)
+    curve = metrics["precision_recall_curve"]
+    recall = np.asarray(curve["recall"], np.float64)
+    precision = np.array([_number(value) for value in curve["precision"]])
+    _plot_defined(axes, recall, precision, "all score thresholds", color=BLUE)
+    point = (_number(metrics["recall"]["value"]), _number(metrics["precision"]["value"]))
+    if not any(map(math.isnan, point)):
+        label = f"score of {metrics['score_threshold']:.2f} and more"
+        axes.plot(*point, "o", color=RED, markersize=8, label=label)
+    iou = metrics.get("iou_threshold", 0.5)
+    axes.set(
+        xlabel=f"Recall (share of lesions found at IoU {iou:g})",
+        ylabel="Precision (share of boxes that are right)",
+        xlim=(0, 1.02),
+        ylim=(0, 1.03),
+    )
+    axes.grid(alpha=0.3)
+    if axes.get_lines():
+        axes.legend(frameon=False, loc="lower left")
+    _mark_if_empty(axes)
+    return _to_png(figure)
+
+
+def draw_anchor_recall(anchor_recall: Any) -> bytes:
+    """Draws the share of training boxes that an anchor reaches, by lesion size.
+
+    Args:
+        anchor_recall: With `rows` of (label, count, share).
+
+    Returns:
+        A PNG.
+    """
+    rows = [(str(label), int(count), float(share)) for label, count, share in anchor_recall.rows]
+    bars = [(label, share, f"{share:.1%}\nof {count:,}") for label, count, share in rows]
+    return _draw_bars(
+        bars, "Share of boxes reached by an anchor", "Longer side of the box", WANTED_ANCHOR_SHARE
+    )
+
+
+def draw_recall_by_size(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draws which share of the lesions of a size was found.
+
+    Args:
+        rows: {"label", "count", "found", "recall"}, recall None where there is no lesion.
+
+    Returns:
+        A PNG.
+    """
+    bars = [
+        (
+            str(row["label"]),
+            float(row["recall"]),
+            f"{row['recall']:.0%}\n{row['found']}/{row['count']}",
+        )
+        for row in rows
+        if row["count"]
+    ]
+    return _draw_bars(bars, "Recall (share of lesions found)", "Lesion size", None)
+
+
+def _draw_bars(
+    bars: Sequence[tuple[str, float, str]], ylabel: str, xlabel: str, wanted: float | None
+) -> bytes:
+    figure, (axes,) = _make_figure(1, 1, width_in=6.4, height_in=3.8)
+    places = range(len(bars))
+    heights = [height for _, height, _ in bars]
+    low = wanted is not None
+    colors = [RED if low and wanted and height < wanted else BLUE for height in heights]
+    axes.bar(places, heights, 0.6, color=colors)
+    for place, (_, height, text) in zip(places, bars, strict=True):
+        axes.text(place, height + 0.015, text, ha="center", va="bottom", fontsize=9)
+    if wanted is not None:
+        axes.axhline(wanted, color=GREY, linestyle="--", linewidth=1, label=f"wanted: {wanted:.0%}")
+        figure.legend(loc="outside upper right", frameon=False, fontsize=9)
+    axes.set_xticks(places, [label for label, _, _ in bars])
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.2), yticks=np.arange(0, 1.01, 0.2))
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    _mark_if_empty(axes)
+    return _to_png(figure)
+
+
+def _make_figure(
+    rows: int, columns: int, *, width_in: float, height_in: float
+) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(grid.flat)
+
+
+def _to_png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    # No "Software" entry: the same numbers give the same bytes under another Matplotlib patch.
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _number(value: Any) -> float:
+    """A figure of a JSON or CSV file; NaN for None and for an empty cell."""
+    return float("nan") if value is None or value == "" else float(value)
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([_number(row.get(name)) for row in rows], np.float64)
+
+
+def _plot_defined(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, **style: Any) -> None:
+    """Plots what is there; a score that was not computed every epoch is joined by a line."""
+    defined = np.isfinite(x) & np.isfinite(y)
+    if defined.any():
+        axes.plot(x[defined], y[defined], label=label, **style)
+
+
+def _mark_if_empty(axes: Axes) -> None:
+    if not axes.lines and not axes.patches:
+        axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", color=GREY)

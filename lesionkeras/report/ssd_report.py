@@ -1,0 +1,340 @@
+"""The report of an SSD run: its scores beside P1's, what it saw, where it errs, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lesionkeras.recipe import format_value
+from lesionkeras.report import figures
+from lesionkeras.report.page import (
+    Block,
+    Notice,
+    Paragraph,
+    Picture,
+    Scores,
+    Section,
+    Table,
+    write_report,
+)
+from lesionkeras.report.tables import (
+    P1_RECIPE,
+    P1_TABLE_1,
+    P1_TABLE_1_SOURCE,
+    SCORES,
+    agrees_with_p1,
+    flatten_tree,
+)
+from lesionkeras.training.run import write_bytes
+
+LEAK_TITLE = "This split leaks."
+LEAK_TEXT = (
+    "Images were split after augmentation, as P1 did, so that copies of one image lie among the "
+    "training and the test images: the scores say how well images are remembered, not how well "
+    "lesions of new patients are found. Use --split patient for that."
+)
+
+
+def write_ssd_report(
+    run_dir: Path,
+    recipe_json: Mapping[str, Any],
+    log_rows: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    anchor_recall: Any,
+    examples: Sequence[Mapping[str, Any]],
+) -> Path:
+    """Writes `report.html` and `figures/` into a run directory.
+
+    Args:
+        run_dir: Exists.
+        recipe_json: The run's recipe.json: "recipe", "digest" and "environment" (with "packages",
+            "python", "machine", "git_commit", "data_fingerprint").
+        log_rows: Rows of log.csv: epoch, loss, class_loss, box_loss, learning_rate, seconds,
+            val_map50, val_map50_95; empty where an epoch was not validated.
+        metrics: As `lesionkeras.metrics.evaluate_detections` returns them, of test images; "splits"
+            (name -> {"images", "patients", "lesions"}) tells of the other splits, and
+            "best_epoch" which weights were measured, if they are there.
+        anchor_recall: With `rows` of (label, count, share), `share` and `warning`; or None.
+        examples: Test images as `figures.draw_examples` takes them.
+
+    Returns:
+        The path of report.html.
+    """
+    recipe = recipe_json.get("recipe", recipe_json)
+    values = flatten_tree(recipe)
+    pictures = _draw(run_dir, values, log_rows, metrics, anchor_recall, examples)
+    sections = [
+        Section("Data", _describe_data(recipe_json, values, metrics)),
+        Section("Beside the paper", [_compare(metrics, log_rows), pictures["figure7"]]),
+        Section("Training", _describe_training(log_rows, metrics, pictures)),
+        Section("Predictions", [pictures["figure6"]] if "figure6" in pictures else []),
+        Section("Where it errs", _describe_errors(metrics, pictures)),
+        Section("Anchors", _describe_anchors(anchor_recall, pictures)),
+        Section("Recipe", _describe_recipe(recipe_json, values)),
+        Section("Software", _describe_software(recipe_json)),
+    ]
+    title = f"{values.get('model.backbone', 'SSD')} SSD on {values.get('data.name', 'data')}"
+    summary = _summarize(values, metrics, anchor_recall)
+    return write_report(run_dir / "report.html", f"LesionKeras: {title}", summary, sections)
+
+
+def _draw(
+    run_dir: Path,
+    values: Mapping[str, Any],
+    log_rows: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    anchor_recall: Any,
+    examples: Sequence[Mapping[str, Any]],
+) -> dict[str, Picture]:
+    """Draws every picture, saves it in figures/ and says what is on it."""
+    threshold = metrics["score_threshold"]
+    low, high = values.get("data.window_hu", (None, None))
+    window = "" if low is None else f" Window {low:g} to {high:g} HU."
+    run_name = f"{values.get('model.backbone', 'SSD')}, {len(log_rows)} epochs"
+    pictures = {
+        "figure5": Picture(
+            figures.draw_training(log_rows),
+            f"Two curves by epoch: {_describe_last(log_rows)}",
+            "As P1's Figure 5: training loss (left), mAP50 (orange) and mAP50-95 (red) on "
+            "validation patients (right), by epoch.",
+        ),
+        "figure7": Picture(
+            figures.draw_comparison(metrics, run_name),
+            "Bars of precision, recall, mAP50 and mAP50-95 of P1's four models and this run; "
+            "the table above has the numbers.",
+            "As P1's Figure 7, with this run; lines are 95 % intervals over patients.",
+        ),
+        "precision_recall": Picture(
+            figures.draw_precision_recall(metrics),
+            f"Precision falls as recall rises; at score {threshold:.2f} precision is "
+            f"{_format(metrics['precision'])} and recall {_format(metrics['recall'])}.",
+            "Precision and recall at every score threshold; the dot is the one that is reported.",
+        ),
+        "recall_by_size": Picture(
+            figures.draw_recall_by_size(metrics["recall_by_size"]),
+            "Recall by lesion size: " + _list_recall(metrics["recall_by_size"]),
+            f"Lesions found at score {threshold:.2f}, by size, with found / all.",
+        ),
+    }
+    if examples:
+        shown = min(len(examples), figures.MAX_EXAMPLES)
+        pictures["figure6"] = Picture(
+            figures.draw_examples(examples, threshold),
+            f"{shown} test images with true boxes (solid) and predicted boxes (dashed, score).",
+            f"As P1's Figure 6: test images with truth (solid) and predictions of score "
+            f"{threshold:.2f} and more (dashed).{window}",
+        )
+    if anchor_recall is not None and anchor_recall.rows:
+        pictures["anchor_recall"] = Picture(
+            figures.draw_anchor_recall(anchor_recall),
+            "Share of training boxes reached by an anchor: "
+            + ", ".join(f"{label} {share:.1%}" for label, _, share in anchor_recall.rows),
+            "Training boxes that some anchor meets at IoU 0.5, by size; what no anchor meets is "
+            "learnt from its best anchor alone.",
+        )
+    _save(run_dir / "figures", pictures)
+    return pictures
+
+
+def _save(folder: Path, pictures: Mapping[str, Picture]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        write_bytes(folder / f"{name}.png", picture.png)
+
+
+def _summarize(
+    values: Mapping[str, Any], metrics: Mapping[str, Any], anchor_recall: Any
+) -> list[Block]:
+    counts, bootstrap = metrics["counts"], metrics["bootstrap"]
+    names = {**dict(SCORES), "fp_per_image": "False positives an image"}
+    order = ("map50", "map50_95", "precision", "recall", "fp_per_image")
+    blocks: list[Block] = [
+        Paragraph(
+            f"Measured on {counts['images']} test images of {counts['patients']} patients with "
+            f"{counts['lesions']} lesions. In brackets are 95 % intervals over patients "
+            f"({bootstrap['num_resamples']} resamples); a box is right from IoU "
+            f"{metrics['iou_threshold']:g} on, and precision, recall and false positives are "
+            f"those of detections with a score of {metrics['score_threshold']:.3f} and more."
+        ),
+        Scores(
+            [(names[key], _format(metrics[key]), _format_interval(metrics[key])) for key in order]
+        ),
+    ]
+    if values.get("data.protocol") == "paper":
+        blocks.insert(0, Notice(LEAK_TITLE, LEAK_TEXT))
+    if anchor_recall is not None and (
+        anchor_recall.warning or anchor_recall.share < figures.WANTED_ANCHOR_SHARE
+    ):
+        reached = f"Only {anchor_recall.share:.1%} of the training boxes meet an anchor at IoU 0.5."
+        text = anchor_recall.warning or "Smaller anchors or larger images reach more."
+        blocks.append(Notice(reached, text))
+    return blocks
+
+
+def _describe_data(
+    recipe_json: Mapping[str, Any], values: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> list[Block]:
+    name = "/".join(str(values[k]) for k in ("data.name", "data.config") if values.get(k))
+    counts = {key: metrics["counts"][key] for key in ("images", "patients", "lesions")}
+    splits: dict[str, Mapping[str, Any]] = {**metrics.get("splits", {}), "test": counts}
+    fingerprint = recipe_json.get("environment", {}).get("data_fingerprint")
+    protocol = "as P1's (leaks)" if values.get("data.protocol") == "paper" else "by patient"
+    rows = [
+        [split, *(_count(row.get(key)) for key in ("images", "patients", "lesions"))]
+        for split, row in splits.items()
+    ]
+    size = values.get("data.image_size_px")
+    return [
+        Table(
+            ["Split", "Images", "Patients", "Lesions"],
+            rows,
+            f"Data set {name}, split {protocol}"
+            + (f", resized to {size} x {size} px" if size else "")
+            + (f", fingerprint {fingerprint}." if fingerprint else "."),
+            numbers=(1, 2, 3),
+        )
+    ]
+
+
+def _compare(metrics: Mapping[str, Any], log_rows: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        [
+            f"P1: {model.name}",
+            *(f"{getattr(model, key):.3f}" for key, _ in SCORES),
+            f"{model.train_loss:.3f}",
+        ]
+        for model in P1_TABLE_1
+    ]
+    ours = [f"{_format(metrics[k])} {_format_interval(metrics[k])}" for k, _ in SCORES]
+    loss = _last(log_rows, "loss")
+    rows.append(["This run", *ours, "-" if loss is None else f"{loss:.3f}"])
+    return Table(
+        ["Model", *(heading for _, heading in SCORES), "Train loss"],
+        rows,
+        f"{P1_TABLE_1_SOURCE}, with this run (95 % intervals over patients). P1 measured on "
+        "images whose augmented copies it trained on, states neither score threshold nor number "
+        "of test patients, and its loss has another scale: the rows are no race.",
+        numbers=range(1, len(SCORES) + 2),
+        strong=(len(rows) - 1,),
+    )
+
+
+def _describe_training(
+    log_rows: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+    pictures: Mapping[str, Picture],
+) -> list[Block]:
+    seconds = [float(row["seconds"]) for row in log_rows if row.get("seconds") not in (None, "")]
+    took = f" Training took {sum(seconds) / 60:.1f} minutes." if seconds else ""
+    best = metrics.get("best_epoch")
+    measured = f" Measured are the weights of epoch {best}." if best else ""
+    return [Paragraph(f"{_describe_last(log_rows)}{took}{measured}"), pictures["figure5"]]
+
+
+def _describe_errors(metrics: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[Block]:
+    counts, coco = metrics["counts"], metrics["coco"]
+    names = {"ap75": "AP at IoU 0.75", "ap_small": "AP, below 32 x 32 px"}
+    names |= {"ap_medium": "AP, up to 96 x 96 px", "ap_large": "AP, from 96 x 96 px"}
+    names |= {"ar_1": "Recall of the best box", "ar_10": "Recall of the best 10"}
+    names |= {"ar_100": "Recall of the best 100"}
+    rows = [[name, _decimal(coco.get(key))] for key, name in names.items()]
+    return [
+        Paragraph(
+            f"{counts['true_positives']} lesions found, {counts['misses']} missed, "
+            f"{counts['false_positives']} false positives on {counts['images']} images."
+        ),
+        pictures["precision_recall"],
+        pictures["recall_by_size"],
+        Table(
+            ["COCO figure", "Value"],
+            rows,
+            "As pycocotools computes them; recall is the mean over IoU 0.50 to 0.95.",
+            numbers=(1,),
+            folded="More COCO figures",
+        ),
+    ]
+
+
+def _describe_anchors(anchor_recall: Any, pictures: Mapping[str, Picture]) -> list[Block]:
+    if anchor_recall is None:
+        return []
+    rows = [[label, _count(count), f"{share:.1%}"] for label, count, share in anchor_recall.rows]
+    total = sum(int(count) for _, count, _ in anchor_recall.rows)
+    table = Table(
+        ["Size", "Training boxes", "Reached"],
+        [*rows, ["all", _count(total), f"{anchor_recall.share:.1%}"]],
+        "Boxes that some anchor meets at IoU 0.5, counted before training.",
+        numbers=(1, 2),
+        strong=(len(rows),),
+    )
+    return [table, pictures["anchor_recall"]] if "anchor_recall" in pictures else [table]
+
+
+def _describe_recipe(recipe_json: Mapping[str, Any], values: Mapping[str, Any]) -> list[Block]:
+    differing, rows = [], []
+    for path, value in values.items():
+        agrees = agrees_with_p1(path, value)
+        said = P1_RECIPE[path] if agrees is not None else None
+        cells = [path, format_value(value), f"{said.said} (P1, {said.place})" if said else ""]
+        rows.append([*cells, {None: "", True: "same", False: "differs"}[agrees]])
+        if agrees is False:
+            differing.append(cells)
+    digest = recipe_json.get("digest", "")
+    header = ["Field", "This run", "P1"]
+    first: Block = Paragraph("Every value that P1 states is used as stated.")
+    if differing:
+        first = Table(header, differing, "Where this run differs from what P1 states.")
+    caption = f"Digest {digest}." if digest else ""
+    everything = Table([*header, ""], rows, caption, folded=f"All {len(rows)} fields")
+    return [first, everything]
+
+
+def _describe_software(recipe_json: Mapping[str, Any]) -> list[Block]:
+    environment = recipe_json.get("environment", {})
+    rows = [[name, str(version)] for name, version in environment.get("packages", {}).items()]
+    rows += [
+        [name, str(environment[name])] for name in ("python", "machine") if name in environment
+    ]
+    commit = environment.get("git_commit")
+    return [Table(["Package", "Version"], rows, f"Commit {commit}." if commit else "")] * bool(rows)
+
+
+def _describe_last(log_rows: Sequence[Mapping[str, Any]]) -> str:
+    parts = [f"After {len(log_rows)} epochs"]
+    for key, name in (
+        ("loss", "training loss"),
+        ("val_map50", "mAP50"),
+        ("val_map50_95", "mAP50-95"),
+    ):
+        value = _last(log_rows, key)
+        if value is not None:
+            parts.append(f"{name if key == 'loss' else f'validation {name}'} {value:.3f}")
+    return ", ".join(parts) + "."
+
+
+def _last(log_rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    filled = [row[key] for row in log_rows if row.get(key) not in (None, "")]
+    return float(filled[-1]) if filled else None
+
+
+def _list_recall(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(
+        f"{row['label']} {row['found']} of {row['count']}" for row in rows if row["count"]
+    )
+
+
+def _decimal(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _format(score: Mapping[str, Any]) -> str:
+    return _decimal(score["value"])
+
+
+def _format_interval(score: Mapping[str, Any]) -> str:
+    return "" if score["low"] is None else f"({score['low']:.3f} to {score['high']:.3f})"
+
+
+def _count(value: Any) -> str:
+    return "" if value is None else f"{int(value):,}"

@@ -1,0 +1,100 @@
+"""How far a run is, on one line that renews itself, or a line an epoch in a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from lesionkeras.training.log import Row
+
+_STEP_LINE_EVERY_S = 0.5
+_CLEAR_TO_END = "\x1b[K"
+
+
+class Progress:
+    """Prints epoch, loss, last validation score, seconds an epoch and the remaining time.
+
+    Args:
+        epochs: Of the whole run.
+        steps_per_epoch: Steps of one.
+        monitor: Column of the log that is shown as the score.
+        stream: Where to print; standard output if None.
+    """
+
+    def __init__(
+        self, epochs: int, steps_per_epoch: int, monitor: str, stream: TextIO | None = None
+    ) -> None:
+        self._epochs, self._steps, self._monitor = epochs, steps_per_epoch, monitor
+        self._stream = stream or sys.stdout
+        self._renews = self._stream.isatty()
+        self._marks: list[float] = [time.monotonic()]  # start, and the end of each epoch
+        self._shown_s = 0.0
+        self._score = ""
+
+    def show_step(self, epoch: int, step: int, loss: float) -> None:
+        """Renews the line within an epoch, at most twice a second; silent in a file.
+
+        Args:
+            epoch: Running epoch, from 1.
+            step: Steps of it that are done.
+            loss: Mean over the epoch so far.
+        """
+        now = time.monotonic()
+        if self._renews and now - self._shown_s >= _STEP_LINE_EVERY_S:
+            self._shown_s = now
+            self._print(
+                f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.3g}"
+                f"{self._score}{self._estimate(epoch - 1)}"
+            )
+
+    def show_epoch(self, row: Row) -> None:
+        """Shows an epoch that ended.
+
+        Args:
+            row: Its line of the log.
+        """
+        self._marks.append(time.monotonic())
+        if self._monitor in row:
+            self._score = f"  {self._monitor} {row[self._monitor]:.3g}"
+        epoch = int(row["epoch"])
+        self._print(
+            f"epoch {epoch}/{self._epochs}  loss {row['loss']:.3g}{self._score}"
+            f"{self._estimate(epoch)}"
+        )
+
+    def close(self) -> None:
+        """Ends the line that renews itself."""
+        if self._renews:
+            print(file=self._stream, flush=True)
+
+    def _estimate(self, done: int) -> str:
+        """Says seconds an epoch (validation included) and the time left.
+
+        The first epoch also traces and compiles; once there are others it does not count.
+        """
+        marks = self._marks[1:] if len(self._marks) > 2 else self._marks
+        if len(marks) < 2:
+            return ""
+        seconds = (marks[-1] - marks[0]) / (len(marks) - 1)
+        text = f"  {seconds:.3g} s/epoch"
+        left = self._epochs - done
+        return text + (f"  about {format_duration(seconds * left)} left" if left else "")
+
+    def _print(self, line: str) -> None:
+        if self._renews:
+            print("\r" + line + _CLEAR_TO_END, end="", file=self._stream, flush=True)
+        else:
+            print(line, file=self._stream, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """Writes a duration as people say it.
+
+    >>> format_duration(40.2), format_duration(530), format_duration(4805)
+    ('40 s', '9 min', '1 h 20 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

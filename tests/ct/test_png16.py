@@ -1,0 +1,141 @@
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from lesionkeras.ct.png16 import check_png16_bytes, check_png16_ends, read_png16, to_hu
+from lesionkeras.errors import DataError
+
+STORED = np.arange(15, dtype=np.uint16).reshape(3, 5) * 4096 + 7
+AGAIN = "; copy the file from the source again."
+
+
+def encode(array: np.ndarray) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def make_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def make_png(idat: bytes, depth: int = 16, colour: int = 0) -> bytes:
+    header = struct.pack(">IIBBBBB", 5, 3, depth, colour, 0, 0, 0)
+    chunks = make_chunk(b"IHDR", header) + make_chunk(b"IDAT", idat) + make_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def say(tmp_path, data: bytes) -> str:
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    with pytest.raises(DataError) as error:
+        read_png16(path)
+    return str(error.value).replace(str(path), "a.png")
+
+
+def test_values_survive(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(STORED))
+    stored = read_png16(path)
+    assert stored.dtype == np.uint16
+    np.testing.assert_array_equal(stored, STORED)
+
+
+def test_hand_made_png(tmp_path):
+    rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in STORED)
+    path = tmp_path / "a.png"
+    path.write_bytes(make_png(zlib.compress(rows)))
+    np.testing.assert_array_equal(read_png16(path), STORED)
+
+
+def test_size_is_height_width():
+    assert check_png16_bytes(encode(STORED), "a.png") == (3, 5)
+
+
+def test_to_hu_clips_padding():
+    stored = np.array([[0, 32768 - 2048, 31744, 32768, 32768 + 3071, 65535]], np.uint16)
+    image_hu = to_hu(stored)
+    assert image_hu.dtype == np.int16
+    assert image_hu.tolist() == [[-1024, -1024, -1024, 0, 3071, 3071]]
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        (np.zeros((3, 5), np.uint8), "8-bit grey"),
+        (np.zeros((3, 5, 3), np.uint8), "8-bit RGB"),
+        (np.zeros((3, 5, 3), np.uint16), "16-bit RGB"),
+        (np.zeros((3, 5, 4), np.uint8), "8-bit RGB with alpha"),
+    ],
+)
+def test_wrong_kind_is_named(tmp_path, array, kind):
+    assert say(tmp_path, encode(array)) == (
+        f"A PNG cannot hold CT values in a.png: found {kind}, wanted a 16-bit grey PNG" + AGAIN
+    )
+
+
+def test_every_truncation_is_named(tmp_path):
+    data = encode(STORED)
+    for length in range(1, len(data)):
+        assert say(tmp_path, data[:length]) == (
+            f"A PNG is truncated in a.png: found an end after {length} bytes, "
+            "wanted a 16-bit grey PNG" + AGAIN
+        )
+
+
+def test_empty_and_absent(tmp_path):
+    assert say(tmp_path, b"").startswith("An image file is empty in a.png: found 0 bytes, wanted")
+    with pytest.raises(DataError, match=r"An image cannot be read in .*b\.png: found No such file"):
+        read_png16(tmp_path / "b.png")
+
+
+def test_not_a_png(tmp_path):
+    assert say(tmp_path, b"\xff\xd8\xff\xe0 JFIF, then more").startswith(
+        "A file is not a PNG in a.png: found first bytes ff d8 ff e0 20 4a 46 49, wanted"
+    )
+
+
+def test_every_flipped_byte_is_named(tmp_path):
+    data = encode(STORED)
+    for position in range(len(data)):
+        broken = bytearray(data)
+        broken[position] ^= 0x55
+        message = say(tmp_path, bytes(broken))
+        assert message.startswith(("A PNG is", "A file is not a PNG", "A PNG cannot"))
+
+
+def test_data_that_do_not_decode(tmp_path):
+    assert "found image data that do not decode" in say(tmp_path, make_png(b"no deflate stream"))
+
+
+def test_no_image_data(tmp_path):
+    header = struct.pack(">IIBBBBB", 5, 3, 16, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + make_chunk(b"IHDR", header) + make_chunk(b"IEND", b"")
+    assert "A PNG is damaged in a.png: found no image data" in say(tmp_path, png)
+
+
+def test_sizes_beyond_the_decoder_are_an_error(tmp_path):
+    header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 16, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + make_chunk(b"IHDR", header)
+    png += make_chunk(b"IDAT", zlib.compress(b"0")) + make_chunk(b"IEND", b"")
+    assert "found image data that do not decode" in say(tmp_path, png)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_garbage_after_the_signature(tmp_path, seed):
+    garbage = np.random.default_rng(seed).bytes(200)
+    assert say(tmp_path, b"\x89PNG\r\n\x1a\n" + garbage).startswith("A PNG is damaged in a.png")
+
+
+def test_ends_find_truncation_and_kind(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(STORED))
+    with path.open("rb") as file:
+        assert check_png16_ends(file, "a.png") == (3, 5)
+    path.write_bytes(encode(STORED)[:-1])
+    with path.open("rb") as file, pytest.raises(DataError, match="A PNG is truncated"):
+        check_png16_ends(file, "a.png")
+    path.write_bytes(encode(STORED.astype(np.uint8)))
+    with path.open("rb") as file, pytest.raises(DataError, match="found 8-bit grey"):
+        check_png16_ends(file, "a.png")

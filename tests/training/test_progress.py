@@ -1,0 +1,55 @@
+import io
+
+import pytest
+
+from lesionkeras.training import progress
+from lesionkeras.training.progress import Progress, format_duration
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_file_gets_a_line_an_epoch(clock):
+    stream = io.StringIO()
+    bar = Progress(75, 20, "val_map50", stream)
+    for end, row in enumerate(({"loss": 2.5}, {"loss": 0.834, "val_map50": 0.412}, {"loss": 0.7})):
+        bar.show_step(end + 1, 1, 9.0)
+        clock[0] = 20 + 8.1 * end  # the first epoch compiles: 20 s
+        bar.show_epoch({"epoch": end + 1, **row})
+    bar.close()
+    assert stream.getvalue().splitlines() == [
+        "epoch 1/75  loss 2.5  20 s/epoch  about 25 min left",
+        "epoch 2/75  loss 0.834  val_map50 0.412  8.1 s/epoch  about 10 min left",
+        "epoch 3/75  loss 0.7  val_map50 0.412  8.1 s/epoch  about 10 min left",
+    ]
+
+
+def test_terminal_line_renews_itself_twice_a_second(clock):
+    stream = _Terminal()
+    bar = Progress(2, 20, "val_map50", stream)
+    for clock[0] in (1.0, 1.2, 1.6):
+        bar.show_step(1, int(clock[0] * 10), 3.0)
+    bar.show_epoch({"epoch": 1, "loss": 3.0})
+    bar.close()
+    lines = stream.getvalue().split("\r")
+    assert [line.removesuffix("\x1b[K").strip() for line in lines[1:3]] == [
+        "epoch 1/2  step 10/20  loss 3",
+        "epoch 1/2  step 16/20  loss 3",
+    ]
+    assert len(lines) == 4 and lines[3].startswith("epoch 1/2  loss 3  1.6 s/epoch  about 2 s left")
+    assert stream.getvalue().count("\n") == 1 and stream.getvalue().endswith("\n")
+
+
+def test_durations():
+    seconds = (0.2, 59.4, 60, 3600, 3600 * 26 + 59)
+    wanted = ["0 s", "59 s", "1 min", "1 h 0 min", "26 h 1 min"]
+    assert [format_duration(s) for s in seconds] == wanted

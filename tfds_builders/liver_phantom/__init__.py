@@ -1,0 +1,1 @@
+"""A seeded abdominal CT phantom with liver lesions whose truth is known."""
