@@ -138,7 +138,8 @@ def install(
 ) -> None:
     """Installs the requirement files among files, and this project as a link."""
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    command += ["--progress-bar", "off", "--editable", str(root)]
+    # Python compiles what is imported; to compile all at once costs minutes on two cores.
+    command += ["--no-compile", "--progress-bar", "off", "--editable", str(root)]
     for name in files:
         command += ["--requirement", str(root / name)] if name.endswith(".txt") else []
     label = "Installing TensorFlow, Keras and the rest into .venv (3.2 GB, 2 to 8 minutes)"
@@ -190,13 +191,22 @@ def wait(process: "subprocess.Popen[bytes]", log: Path, label: str, terminal: bo
 
 def show_progress(label: str, log: Path, elapsed_s: float, terminal: bool) -> None:
     """Says how long it has taken and what is being done, on one line of a terminal."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    doing = " ".join(([line for line in lines if line.strip()] or [""])[-1].split()[:2])
-    line = (
-        f"{label}: {elapsed_s:.0f} s, {doing[:40]}" if terminal else f"  {elapsed_s:.0f} s, {doing}"
-    )
+    doing = describe_pip(log.read_text(encoding="utf-8", errors="replace"), log.parent)
+    line = f"{label}: {elapsed_s:.0f} s{doing}" if terminal else f"  {elapsed_s:.0f} s{doing}"
     width = shutil.get_terminal_size().columns - 1
     print("\r\033[K" + line[:width] if terminal else line, end="" if terminal else "\n", flush=True)
+
+
+def describe_pip(text: str, venv: Path) -> str:
+    """What pip is at, from what it has printed and the packages that are there."""
+    lines = [line for line in text.splitlines() if line.startswith(("Collecting ", "Installing "))]
+    if not lines:
+        return ""
+    if lines[-1].startswith("Collecting "):
+        return f", getting {lines[-1].split()[1]} (package {len(lines)})"
+    total = lines[-1].count(",") + 1  # "Installing collected packages: a, b, c"
+    there = sum(1 for lib in ("lib/*", "Lib") for _ in venv.glob(lib + "/site-packages/*.dist-info"))
+    return f", installing ({min(there, total)} of {total} packages)"
 
 
 def make_variables() -> "dict[str, str]":

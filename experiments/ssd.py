@@ -10,8 +10,6 @@ Data: the built-in liver phantom, or DeepLesion's liver images by --data deeples
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from lesionkeras.cli import RunOptions, parse, run_main
 from lesionkeras.config import (
     AnchorConfig,
@@ -65,24 +63,30 @@ SPACE = {
 
 
 def train_and_validate(recipe: SSDRecipe, options: RunOptions) -> dict[str, float]:
-    """Train a trial of a search and score it on validation patients; test is never opened."""
-    from lesionkeras.training.trial import train_and_validate as run_trial
+    """Train a trial of a search and score it on validation patients."""
+    from lesionkeras.report import detection
     from tfds_builders import open_builder
 
     data = recipe.data
-    builder = open_builder(data.name, data.config, options.prepared_dir, options.data_dir)
-    return run_trial(builder, recipe, options.out)
+    builder = open_builder(data.name, data.config, options.prepared_dir, options.data_dir, False)
+    return detection.train_and_validate(builder, recipe, options.out)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, open data, train, test, report, export."""
     recipe, options = parse("ssd", RECIPES, __doc__, SMOKE, argv)
-    from lesionkeras.report.detection import run_detection
+    from lesionkeras.report import detection
     from tfds_builders import open_builder
 
     data = recipe.data
     builder = open_builder(data.name, data.config, options.prepared_dir, options.data_dir)
-    run_detection(builder, recipe, options)
+    run = detection.open_run(builder, recipe, options.out)
+    model, log_rows, best_epoch = detection.train(run)
+    metrics = detection.measure(run, model, best_epoch)
+    report = detection.write_report(run, log_rows, metrics)
+    export = detection.export(run, model, metrics)
+    print(f"Run: {run.directory.path}\nReport: {report}\nExport: {export}")
+    print(detection.describe_score(metrics))
 
 
 if __name__ == "__main__":

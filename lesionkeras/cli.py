@@ -123,6 +123,21 @@ def build_parser(command: str, recipes: Mapping[str, Any], doc: str) -> argparse
     return parser
 
 
+def add_search_flags(parser: argparse.ArgumentParser, space: Mapping[str, str]) -> None:
+    """Adds the flags of a search to those of the experiment that is searched.
+
+    Args:
+        parser: From `build_parser`.
+        space: The experiment's search space, for the help.
+    """
+    shown = "; ".join(f"{path}={text}" for path, text in space.items())
+    add = parser.add_argument_group("search").add_argument
+    add("--experiment", metavar="X", default="ssd", help="what is searched (default: ssd)")
+    add("--trials", metavar="N", default="12", help="number of trainings (default: 12)")
+    add("--tuner", metavar="X", default="random", help="random (default), hyperband or bayesian")
+    add("--space", metavar="PATH=SPACE", action="append", default=[], help=f"adds to {shown}")
+
+
 def read_arguments(
     parser: argparse.ArgumentParser, argv: list[str] | None = None
 ) -> argparse.Namespace:

@@ -315,7 +315,9 @@ def _replace(part: Any, path: str, value: Any, whole: Any, prefix: str = "") -> 
     types = typing.get_type_hints(type(part))
     is_group = dataclasses.is_dataclass(getattr(part, name, None))
     if name not in types or bool(rest) != is_group:
-        nearest = find_nearest(prefix + path, flatten(whole))
+        known = flatten(whole)
+        inside = [each for each in known if each.startswith(f"{prefix}{path}.")]
+        nearest = inside[0] if inside else find_nearest(prefix + path, known)
         raise RecipeError(
             "A recipe field is unknown", found=prefix + path, next_step=f"did you mean {nearest}"
         )

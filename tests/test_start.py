@@ -136,12 +136,23 @@ def test_failed_command_shows_its_last_lines_and_the_next_step(tmp_path):
 
 def test_progress_of_a_log_is_a_line_now_and_then(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(start, "PROGRESS_LOG_S", 0.2)
-    code = "import time; print('Collecting keras from the index', flush=True); time.sleep(1)"
+    code = "import time; print('Collecting keras (from x)', flush=True); time.sleep(1)"
     start.run_logged([sys.executable, "-c", code], tmp_path / "log", "Installing", "")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Installing"
-    assert any(line.endswith(" s, Collecting keras") for line in lines[1:-1])
+    assert any(line.endswith(" s, getting keras (package 1)") for line in lines[1:-1])
     assert lines[-1].startswith("  done in ")
+
+
+def test_progress_counts_installed_packages(tmp_path):
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    for name in ("keras-3.dist-info", "numpy-2.dist-info", "keras"):
+        (site / name).mkdir(parents=True)
+    text = "Collecting keras\n  Downloading keras\nCollecting numpy\n"
+    assert start.describe_pip(text, tmp_path) == ", getting numpy (package 2)"
+    text += "Installing collected packages: a, keras, numpy\n  Successfully uninstalled a\n"
+    assert start.describe_pip(text, tmp_path) == ", installing (2 of 3 packages)"
+    assert start.describe_pip("WARNING: an index is slow\n", tmp_path) == ""
 
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 14), (2, 7)])

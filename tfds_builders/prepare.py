@@ -72,7 +72,7 @@ def list_builders() -> list[str]:
 
 def _suggest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"did you mean {near[0]!r}?" if near else "choose one of these"
+    return f"the nearest is {near[0]!r}" if near else "choose one of these"
 
 
 def load_builder_class(name: str) -> Any:
@@ -219,7 +219,7 @@ def _build(builder_class: Any, config: str, raw: RawIndex | None, folder: Path, 
 def _prepare(target: Path, build: Callable[[Path], None]) -> None:
     """Build into a hidden folder, then rename it: `target` is there whole or not at all."""
     prepared_dir = target.parent
-    created = not prepared_dir.exists()
+    created = [path for path in (prepared_dir, *prepared_dir.parents) if not path.exists()]
     try:
         prepared_dir.mkdir(parents=True, exist_ok=True)
         with _hold(prepared_dir):
@@ -241,9 +241,9 @@ def _prepare(target: Path, build: Callable[[Path], None]) -> None:
             next_step="give another folder with --prepared-dir",
         ) from error
     finally:
-        if created:  # leave no empty folder behind an error
-            with contextlib.suppress(OSError):
-                prepared_dir.rmdir()
+        with contextlib.suppress(OSError):  # leave no empty folder behind an error
+            for folder in created:
+                folder.rmdir()
 
 
 def _open(target: Path) -> tfds.core.DatasetBuilder:

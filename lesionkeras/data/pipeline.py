@@ -45,9 +45,7 @@ def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data
         image_unit, boxes, classes = read(table[row][0])
         key = _make_key(seed, table[row] if fixed else tf.stack([number, 0]))
         copy = tf.cast(table[row][1], tf.int32)
-        image_unit, boxes, classes = augment(
-            image_unit, boxes, classes, recipe.augment, copy, key
-        )
+        image_unit, boxes, classes = augment(image_unit, boxes, classes, recipe.augment, copy, key)
         return image_unit, {"boxes": boxes, "classes": classes}
 
     stream = tf.data.Dataset.range(first, np.iinfo(np.int64).max)

@@ -11,7 +11,7 @@ import numpy as np
 from lesionkeras.config import SSDRecipe
 from lesionkeras.data.opening import Split
 from lesionkeras.data.pipeline import make_eval
-from lesionkeras.metrics import ImageDetections, ImageTruth
+from lesionkeras.metrics import ImageDetections, ImageTruth, evaluate_coco
 
 DETECT_BATCH_SIZE = 8
 
@@ -92,9 +92,7 @@ def detect_split(
             height, width = split.images.size_px[image_idx]
             to_source = np.array([width, height, width, height]) / image_unit.shape[1]
             sizes_mm = compute_sizes_mm(boxes[i], split.images.spacing_mm[image_idx])
-            truths.append(
-                ImageTruth(boxes[i] * to_source, classes[i], diameters_mm=sizes_mm)
-            )
+            truths.append(ImageTruth(boxes[i] * to_source, classes[i], diameters_mm=sizes_mm))
             detections.append(
                 ImageDetections(
                     found["boxes"][i, :count] * to_source,
@@ -105,3 +103,28 @@ def detect_split(
         progress(len(truths), len(split.rows))
     files = tuple(split.images.files[i] for i in split.rows[:, 0])
     return Findings(tuple(truths), tuple(detections), tuple(split.patients), files)
+
+
+def make_validation(
+    split: Split | None, recipe: SSDRecipe
+) -> Callable[[Any], dict[str, float]] | None:
+    """Return a function that scores a network on the validation patients, if there are any.
+
+    Args:
+        split: The validation split, or None.
+        recipe: Window, image size and decoding.
+
+    Returns:
+        From a network to its map50 and map50_95 (0 where nothing is found), or None.
+    """
+    if split is None:
+        return None
+    detectors: dict[int, Callable[[Any], dict[str, np.ndarray]]] = {}
+
+    def validate(model: Any) -> dict[str, float]:
+        detect = detectors.setdefault(id(model), make_detector(model))
+        found = detect_split(detect, split, recipe)
+        result = evaluate_coco(found.truths, found.detections)
+        return {"map50": max(result.ap50, 0.0), "map50_95": max(result.ap, 0.0)}
+
+    return validate

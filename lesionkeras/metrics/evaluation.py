@@ -17,7 +17,12 @@ from lesionkeras.metrics.bootstrap import (
     resample,
 )
 from lesionkeras.metrics.coco import evaluate_coco
-from lesionkeras.metrics.matches import ImageDetections, ImageTruth, match_detections
+from lesionkeras.metrics.matches import (
+    ClassMatches,
+    ImageDetections,
+    ImageTruth,
+    match_detections,
+)
 from lesionkeras.metrics.operating import (
     OPERATING_IOU,
     compute_precision_recall_curve,
@@ -60,29 +65,10 @@ def evaluate_detections(
             f"{len(patients)} patients"
         )
     matches = match_detections(truths, detections)
-    names = ("precision", "recall", "fp_per_image")
-    statistics: dict[str, Statistic] = {
-        name: operating_score(matches, score_threshold, len(truths), name) for name in names
-    }
-    statistics["map50"] = average_precision(matches, (0,))
-    statistics["map50_95"] = average_precision(matches)
-    scores = {
-        name: _score(statistic, patients, num_resamples, seed)
-        for name, statistic in statistics.items()
-    }
-    right, wrong, truth = count_by_image(matches, score_threshold, len(truths)).sum(axis=1)
     recall_points, precision = compute_precision_recall_curve(matches)
     return {
-        **{name: scores[name] for name in ("precision", "recall", "map50", "map50_95")},
-        "fp_per_image": scores["fp_per_image"],
-        "counts": {
-            "images": len(truths),
-            "patients": len(set(map(str, patients))),
-            "lesions": int(truth),
-            "true_positives": int(right),
-            "false_positives": int(wrong),
-            "misses": int(truth - right),
-        },
+        **_score_all(matches, patients, score_threshold, num_resamples, seed),
+        "counts": _count(matches, patients, score_threshold),
         "score_threshold": float(score_threshold),
         "iou_threshold": OPERATING_IOU,
         "bootstrap": {
@@ -97,6 +83,40 @@ def evaluate_detections(
             "precision": [_to_json(value) for value in precision],
         },
         "recall_by_size": compute_recall_by_size(truths, matches, score_threshold),
+    }
+
+
+def _score_all(
+    matches: Sequence[ClassMatches],
+    patients: Sequence[str],
+    score_threshold: float,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    statistics: dict[str, Statistic] = {
+        name: operating_score(matches, score_threshold, len(patients), name)
+        for name in ("precision", "recall", "fp_per_image")
+    }
+    statistics["map50"] = average_precision(matches, (0,))
+    statistics["map50_95"] = average_precision(matches)
+    return {
+        name: _score(statistic, patients, num_resamples, seed)
+        for name, statistic in statistics.items()
+    }
+
+
+def _count(
+    matches: Sequence[ClassMatches], patients: Sequence[str], score_threshold: float
+) -> dict[str, int]:
+    by_image = count_by_image(matches, score_threshold, len(patients))
+    right, wrong, truth = by_image.sum(axis=1).astype(int).tolist()
+    return {
+        "images": len(patients),
+        "patients": len(set(map(str, patients))),
+        "lesions": truth,
+        "true_positives": right,
+        "false_positives": wrong,
+        "misses": truth - right,
     }
 
 

@@ -9,6 +9,7 @@ import keras
 from lesionkeras.errors import RecipeError
 
 BLOCK_TYPES = {"resnet34": "basic_block", "resnet50": "block"}
+LAST_NORMS = {"resnet34": "_2_bn", "resnet50": "_3_bn"}  # end of the name of a block's last norm
 STRIDES_PX = (4, 8, 16, 32)  # of KerasCV's P2 to P5
 
 
@@ -39,15 +40,20 @@ class SymmetricMaxPooling2D(keras.layers.MaxPooling2D):
         )
 
 
-def _symmetric(layer: keras.layers.Layer) -> keras.layers.Layer:
-    if not hasattr(layer, "padding") or layer.padding != "same":
-        return layer.__class__.from_config(layer.get_config())
-    config = {**layer.get_config(), "padding": "valid"}
+def _rebuild(layer: keras.layers.Layer, last_norm: str) -> keras.layers.Layer:
+    """Copy a layer; strided ones get our padding, a block's last norm starts at 0.
+
+    With a last norm of 0 every block starts as the identity, so that a network without weights at
+    hand learns from its first steps (Goyal et al. 2017, 5.1).
+    """
+    kind, config = layer.__class__, layer.get_config()
     if isinstance(layer, keras.layers.MaxPooling2D):
-        return SymmetricMaxPooling2D.from_config(config)
-    if isinstance(layer, keras.layers.Conv2D) and max(layer.strides) > 1:
-        return SymmetricConv2D.from_config(config)
-    return layer.__class__.from_config(layer.get_config())
+        kind, config["padding"] = SymmetricMaxPooling2D, "valid"
+    elif isinstance(layer, keras.layers.Conv2D) and max(layer.strides) > 1:
+        kind, config["padding"] = SymmetricConv2D, "valid"
+    elif isinstance(layer, keras.layers.BatchNormalization) and layer.name.endswith(last_norm):
+        config["gamma_initializer"] = "zeros"
+    return kind.from_config(config)
 
 
 def build_resnet(name: str) -> keras.Model:
@@ -86,4 +92,6 @@ def build_resnet(name: str) -> keras.Model:
     )
     maps = [plain.get_layer(layer).output for layer in plain.pyramid_level_inputs.values()]
     functional = keras.Model(plain.input, maps, name=name)
-    return keras.models.clone_model(functional, clone_function=_symmetric)
+    return keras.models.clone_model(
+        functional, clone_function=lambda layer: _rebuild(layer, LAST_NORMS[name])
+    )

@@ -25,6 +25,8 @@ EXAMPLE_COLUMNS = 4
 BLUE, TRUTH, PREDICTION = "#0072b2", "#56d4ff", "#ffa600"
 ORANGE, RED, GREY = "#ff7f0e", "#d62728", "#555555"
 PAPER_BLUES = ("#c6dbef", "#9ecae1", "#bdbdbd", "#969696")
+# Keeps figures readable where a line or a bar passes behind them.
+_TEXT_GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
 WANTED_ANCHOR_SHARE = 0.95  # issue 7: a clear warning below
 
 
@@ -58,6 +60,7 @@ def draw_training(log_rows: Sequence[Mapping[str, Any]]) -> bytes:
     right.set(xlabel="Epoch", ylabel="mAP (share)", title="Validation mAP", ylim=(0, 1.02))
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.set_xlim(0, max(1, len(log_rows)) + 1)
         _mark_if_empty(axes)
         if len(axes.get_lines()) > 1:
             axes.legend(frameon=False)
@@ -94,6 +97,8 @@ def draw_examples(examples: Sequence[Mapping[str, Any]], score_threshold: float 
 
 
 def _draw_example(axes: Axes, example: Mapping[str, Any], score_threshold: float) -> None:
+    from matplotlib.patheffects import withStroke
+
     image = np.asarray(example["image_unit"], np.float32)
     image = image[..., image.shape[-1] // 2] if image.ndim == 3 else image
     height, width = image.shape
@@ -117,6 +122,7 @@ def _draw_example(axes: Axes, example: Mapping[str, Any], score_threshold: float
                 fontsize=9,
                 fontweight="bold",
                 va="bottom" if above else "top",
+                path_effects=[withStroke(linewidth=2, foreground="black")],
             )
     axes.set(xticks=[0, width], yticks=[0, height])
     axes.tick_params(labelsize=8)
@@ -187,7 +193,9 @@ def draw_comparison(metrics: Mapping[str, Any], run_name: str) -> bytes:
             axes.plot([x, x], [bottom, top], color="black", linewidth=1.2)
         text = "n/a" if math.isnan(value) else f"{value:.2f}"
         peak = max(np.nan_to_num([value, top]))
-        axes.text(x, peak + 0.015, text, ha="center", va="bottom", fontsize=9, fontweight="bold")
+        axes.text(
+            x, peak + 0.02, text, ha="center", va="bottom", fontweight="bold", bbox=_TEXT_GROUND
+        )
     axes.set_xticks(places, [heading for _, heading in SCORES])
     axes.set(xlabel="Score at IoU 0.5 (mAP50-95: IoU 0.50 to 0.95)", ylabel="Share", ylim=(0, 1.1))
     axes.grid(axis="y", alpha=0.3)
@@ -209,7 +217,10 @@ def draw_precision_recall(metrics: Mapping[str, Any]) -> bytes:
     curve = metrics["precision_recall_curve"]
     recall = np.asarray(curve["recall"], np.float64)
     precision = np.array([_number(value) for value in curve["precision"]])
-    _plot_defined(axes, recall, precision, "all score thresholds", color=BLUE)
+    # COCO's precision at r is the best at any recall from r on: a step, up to what is reached.
+    reached = np.where(precision > 0, precision, np.nan)
+    label = "all score thresholds (interpolated as COCO does)"
+    _plot_defined(axes, recall, reached, label, color=BLUE, drawstyle="steps-pre")
     point = (_number(metrics["recall"]["value"]), _number(metrics["precision"]["value"]))
     if not any(map(math.isnan, point)):
         label = f"score of {metrics['score_threshold']:.2f} and more"
@@ -223,7 +234,7 @@ def draw_precision_recall(metrics: Mapping[str, Any]) -> bytes:
     )
     axes.grid(alpha=0.3)
     if axes.get_lines():
-        axes.legend(frameon=False, loc="lower left")
+        axes.legend(frameon=False, loc="lower left", fontsize=9)
     _mark_if_empty(axes)
     return _to_png(figure)
 
@@ -271,11 +282,12 @@ def _draw_bars(
     figure, (axes,) = _make_figure(1, 1, width_in=6.4, height_in=3.8)
     places = range(len(bars))
     heights = [height for _, height, _ in bars]
-    low = wanted is not None
-    colors = [RED if low and wanted and height < wanted else BLUE for height in heights]
+    colors = [RED if wanted is not None and height < wanted else BLUE for height in heights]
     axes.bar(places, heights, 0.6, color=colors)
     for place, (_, height, text) in zip(places, bars, strict=True):
-        axes.text(place, height + 0.015, text, ha="center", va="bottom", fontsize=9)
+        axes.text(
+            place, height + 0.025, text, ha="center", va="bottom", fontsize=9, bbox=_TEXT_GROUND
+        )
     if wanted is not None:
         axes.axhline(wanted, color=GREY, linestyle="--", linewidth=1, label=f"wanted: {wanted:.0%}")
         figure.legend(loc="outside upper right", frameon=False, fontsize=9)

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lesionkeras.recipe import format_value
-from lesionkeras.report.page import Notice, Paragraph, Picture, Scores, Section, Table, write_report
+from lesionkeras.report.page import (
+    Block,
+    Notice,
+    Paragraph,
+    Picture,
+    Scores,
+    Section,
+    Table,
+    write_report,
+)
 from lesionkeras.training.search import SearchPlan, TrialResult, choose_winner
 from lesionkeras.training.space import Dimension, parse_space
 
@@ -34,7 +43,7 @@ def write_search_report(path: Path, plan: SearchPlan, results: Sequence[TrialRes
     winner = choose_winner(list(results))
     failed = [result for result in results if result.status == "failed"]
     command = f"python -m experiments.{plan.experiment} --recipe {path.parent / 'winner.json'}"
-    summary = [
+    summary: list[Block] = [
         Paragraph(
             f"{len(results)} trials of {plan.experiment} from recipe {plan.recipe.name!r}, "
             f"proposed by {plan.tuner} search. Scores are of validation patients only, and the "

@@ -63,7 +63,8 @@ def write_ssd_report(
     """
     recipe = recipe_json.get("recipe", recipe_json)
     values = flatten_tree(recipe)
-    pictures = _draw(run_dir, values, log_rows, metrics, anchor_recall, examples)
+    pictures = _draw(values, log_rows, metrics, anchor_recall, examples)
+    _save(run_dir / "figures", pictures)
     sections = [
         Section("Data", _describe_data(recipe_json, values, metrics)),
         Section("Beside the paper", [_compare(metrics, log_rows), pictures["figure7"]]),
@@ -80,24 +81,50 @@ def write_ssd_report(
 
 
 def _draw(
-    run_dir: Path,
     values: Mapping[str, Any],
     log_rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Any],
     anchor_recall: Any,
     examples: Sequence[Mapping[str, Any]],
 ) -> dict[str, Picture]:
-    """Draws every picture, saves it in figures/ and says what is on it."""
+    """Draws every picture that there is something for, and says what is on it."""
+    pictures = _draw_scores(values, log_rows, metrics)
     threshold = metrics["score_threshold"]
     low, high = values.get("data.window_hu", (None, None))
     window = "" if low is None else f" Window {low:g} to {high:g} HU."
+    if examples:
+        shown = min(len(examples), figures.MAX_EXAMPLES)
+        pictures["figure6"] = Picture(
+            figures.draw_examples(examples, threshold),
+            f"{shown} test images with true boxes (solid) and predicted boxes (dashed, score).",
+            f"As P1's Figure 6: test images with truth (solid) and predictions of score "
+            f"{threshold:.2f} and more (dashed).{window}",
+        )
+    if anchor_recall is not None and anchor_recall.rows:
+        pictures["anchor_recall"] = Picture(
+            figures.draw_anchor_recall(anchor_recall),
+            "Share of training boxes reached by an anchor: "
+            + ", ".join(f"{label} {share:.1%}" for label, _, share in anchor_recall.rows),
+            "Training boxes that some anchor meets at IoU 0.5, by size; what no anchor meets is "
+            "learnt from its best anchor alone.",
+        )
+    return pictures
+
+
+def _draw_scores(
+    values: Mapping[str, Any],
+    log_rows: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Any],
+) -> dict[str, Picture]:
+    """Draws the pictures that every run has."""
+    threshold = metrics["score_threshold"]
     run_name = f"{values.get('model.backbone', 'SSD')}, {len(log_rows)} epochs"
-    pictures = {
+    return {
         "figure5": Picture(
             figures.draw_training(log_rows),
             f"Two curves by epoch: {_describe_last(log_rows)}",
             "As P1's Figure 5: training loss (left), mAP50 (orange) and mAP50-95 (red) on "
-            "validation patients (right), by epoch.",
+            "validation images (right), by epoch.",
         ),
         "figure7": Picture(
             figures.draw_comparison(metrics, run_name),
@@ -117,24 +144,6 @@ def _draw(
             f"Lesions found at score {threshold:.2f}, by size, with found / all.",
         ),
     }
-    if examples:
-        shown = min(len(examples), figures.MAX_EXAMPLES)
-        pictures["figure6"] = Picture(
-            figures.draw_examples(examples, threshold),
-            f"{shown} test images with true boxes (solid) and predicted boxes (dashed, score).",
-            f"As P1's Figure 6: test images with truth (solid) and predictions of score "
-            f"{threshold:.2f} and more (dashed).{window}",
-        )
-    if anchor_recall is not None and anchor_recall.rows:
-        pictures["anchor_recall"] = Picture(
-            figures.draw_anchor_recall(anchor_recall),
-            "Share of training boxes reached by an anchor: "
-            + ", ".join(f"{label} {share:.1%}" for label, _, share in anchor_recall.rows),
-            "Training boxes that some anchor meets at IoU 0.5, by size; what no anchor meets is "
-            "learnt from its best anchor alone.",
-        )
-    _save(run_dir / "figures", pictures)
-    return pictures
 
 
 def _save(folder: Path, pictures: Mapping[str, Picture]) -> None:

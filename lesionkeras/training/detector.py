@@ -1,17 +1,13 @@
-"""One detector's training from a recipe: weights in, validation by patient, best weights out."""
+"""One detector's training from a recipe: first weights in, best weights out."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 from lesionkeras.config import SSDRecipe
 from lesionkeras.data.opening import Splits
 from lesionkeras.data.pipeline import make_train, steps_per_epoch
-from lesionkeras.inference.detect import detect_split, make_detector
-from lesionkeras.metrics import evaluate_coco
 from lesionkeras.models.ssd import SSD, build_ssd
 from lesionkeras.models.weights import load_backbone_weights
+from lesionkeras.training.callbacks import Validate
 from lesionkeras.training.determinism import set_determinism
 from lesionkeras.training.fit import compile_model, finish, fit
 from lesionkeras.training.log import Row
@@ -19,39 +15,16 @@ from lesionkeras.training.precision import resolve_precision
 from lesionkeras.training.run import RunDirectory
 
 
-def make_validation(splits: Splits, recipe: SSDRecipe) -> Callable[[Any], dict[str, float]] | None:
-    """Return a function that scores a network on the validation patients, if there are any.
-
-    Args:
-        splits: What was opened.
-        recipe: Window, image size and decoding.
-
-    Returns:
-        From a network to val's map50 and map50_95, or None.
-    """
-    if splits.validation is None:
-        return None
-    split, detectors = splits.validation, {}
-
-    def validate(model: SSD) -> dict[str, float]:
-        if model not in detectors:
-            detectors[model] = make_detector(model)
-        found = detect_split(detectors[model], split, recipe)
-        result = evaluate_coco(found.truths, found.detections)
-        return {"map50": max(result.ap50, 0.0), "map50_95": max(result.ap, 0.0)}
-
-    return validate
-
-
 def train_detector(
-    recipe: SSDRecipe, splits: Splits, run: RunDirectory
+    recipe: SSDRecipe, splits: Splits, run: RunDirectory, validate: Validate | None
 ) -> tuple[SSD, list[Row], int]:
     """Train the recipe's detector in a run directory, from wherever the run stands.
 
     Args:
         recipe: Everything that decides the result.
-        splits: What is trained on and chosen on.
+        splits: What is trained on.
         run: Where it is written.
+        validate: Scores a network on validation patients; None where none are held out.
 
     Returns:
         The network with the weights of its best epoch, the rows of log.csv, and that epoch.
@@ -75,6 +48,6 @@ def train_detector(
         run,
         lambda first_epoch: make_train(splits.train, recipe, first_epoch),
         steps,
-        make_validation(splits, recipe),
+        validate,
     )
     return model, rows, finish(model, run)

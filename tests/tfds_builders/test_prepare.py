@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 
 from lesionkeras.errors import DataError
 from tfds_builders import open_builder
@@ -85,8 +86,8 @@ def test_error_while_building_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(DataError) as error:
         open_builder("deeplesion", "liver", tmp_path / "a" / "b", DUMMY, False)
     assert str(error.value) == (
-        f"Prepared data cannot be written in {tmp_path / 'a' / 'b'}: found No space left on device; "
-        "give another folder with --prepared-dir."
+        f"Prepared data cannot be written in {tmp_path / 'a' / 'b'}: found No space left on "
+        "device; give another folder with --prepared-dir."
     )
     assert not (tmp_path / "a").exists()
 
@@ -111,7 +112,35 @@ def test_unknown_data_set(tmp_path, name, near):
         open_builder(name, "", tmp_path, DUMMY)
     message = str(error.value)
     assert message.startswith(f"There is no data set {name!r}: wanted one of deeplesion")
-    assert message.endswith(f"; did you mean {near!r}?.")
+    assert message.endswith(f"; the nearest is {near!r}.")
+
+
+class TinyData(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set without configs and without raw data, as the phantom is."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"x": int}))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(3)}
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            yield number, {"x": number}
+
+
+def test_data_set_that_makes_its_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tfds_builders.prepare.load_builder_class", lambda name: TinyData)
+    builder = open_builder("tiny", "", tmp_path, None)
+    (folder,) = tmp_path.iterdir()
+    assert capsys.readouterr().out == f"tiny: 3 images (3 train) prepared in {folder}\n"
+    assert sorted(e["x"] for e in builder.as_dataset(split="train").as_numpy_iterator()) == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_unknown_config(tmp_path):
@@ -119,7 +148,7 @@ def test_unknown_config(tmp_path):
         open_builder("deeplesion", "livers", tmp_path, DUMMY)
     assert str(error.value) == (
         "Data set 'deeplesion' has no config 'livers': wanted one of liver, all; "
-        "did you mean 'liver'?."
+        "the nearest is 'liver'."
     )
 
 

@@ -78,12 +78,12 @@ def is_centre_inside(found, truth) -> bool:
     return truth[0] <= x < truth[2] and truth[1] <= y < truth[3]
 
 
-def compute_recall(images, threshold_hu, ranking, is_hit, false_positives_per_image) -> float:
+def compute_recall(images, components, ranking, is_hit, false_positives_per_image) -> float:
     """Gives the largest recall of a ranking's FROC curve up to a number of false positives."""
     rows = []
-    for image in images:
+    for image, found in zip(images, components, strict=True):
         left = list(image.boxes)
-        for component in sorted(find_components(image, threshold_hu), key=ranking, reverse=True):
+        for component in sorted(found, key=ranking, reverse=True):
             hit = next((box for box in left if is_hit(component.box, box)), None)
             if hit is not None:
                 left.remove(hit)

@@ -67,7 +67,7 @@ def test_last_brings_everything_back(run, policy):
 def test_no_checkpoint_is_none_or_an_error(run):
     model = build()
     assert read_last(run, model) is None
-    with pytest.raises(RunError, match="A run has no best checkpoint in .*same command again"):
+    with pytest.raises(RunError, match=r"A run has no best checkpoint in .*same command again"):
         read_best(run, model)
 
 

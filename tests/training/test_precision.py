@@ -37,5 +37,7 @@ def test_names_are_taken_at_their_word():
 
 
 def test_unknown_name_is_an_error():
-    with pytest.raises(RecipeError, match="train.precision is unknown: found 'half', wanted auto"):
+    with pytest.raises(
+        RecipeError, match=r"train\.precision is unknown: found 'half', wanted auto"
+    ):
         resolve_precision("half")

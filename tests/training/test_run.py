@@ -94,7 +94,7 @@ def test_folder_with_other_files_is_refused(tmp_path):
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "out").write_text("x")
-    with pytest.raises(RunError, match="A run needs a folder in .*: found a file"):
+    with pytest.raises(RunError, match=r"A run needs a folder in .*: found a file"):
         RunDirectory.open(tmp_path / "out", RECIPE, "ssd", ENVIRONMENT)
 
 
@@ -112,7 +112,9 @@ def test_record_of_another_version_is_refused(tmp_path):
     record = json.loads(run.recipe_json.read_text())
     record["recipe"]["train"]["epoch"] = 3
     run.recipe_json.write_text(json.dumps(record))
-    with pytest.raises(RunError, match="run of another version .*did you mean train.epochs; name"):
+    with pytest.raises(
+        RunError, match=r"run of another version .*did you mean train\.epochs; name"
+    ):
         RunDirectory.open(tmp_path, RECIPE, "ssd", ENVIRONMENT)
 
 

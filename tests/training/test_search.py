@@ -285,7 +285,7 @@ def test_a_trial_folder_that_is_gone_is_named(tmp_path):
     out = tmp_path / "search"
     run_search(make_plan(trials=2), score_parabola, out, silent)
     (out / "trial_0" / "trial.json").unlink()
-    with pytest.raises(RunError, match="A trial of the search is gone .* found no trial_0"):
+    with pytest.raises(RunError, match=r"A trial of the search is gone .* found no trial_0"):
         run_search(make_plan(trials=3), score_parabola, out, silent)
 
 
@@ -338,7 +338,7 @@ def test_space_errors(path, text, message):
 def test_space_flags():
     flags = ["train.epochs=1:3", "loss.box_weight=1,2", "train.epochs=1:4"]
     assert parse_space_flags(flags) == {"train.epochs": "1:4", "loss.box_weight": "1,2"}
-    with pytest.raises(RecipeError, match="--space cannot be read: found 'train.epochs'"):
+    with pytest.raises(RecipeError, match=r"--space cannot be read: found 'train\.epochs'"):
         parse_space_flags(["train.epochs"])
 
 

@@ -24,15 +24,10 @@ from tfds_builders.deeplesion.parse import FIELDS
 DUMMY = Path(Builder.code_path).parent / "dummy_data"
 
 
-class TestLiver(tfds.testing.DatasetBuilderTestCase):
-    """TFDS's own test case."""
+class TestDeepLesion(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's own test case; it wants the same numbers of every config, so it sees one."""
 
-    DATASET_CLASS = Builder
-    BUILDER_CONFIG_NAMES_TO_TEST = ("liver",)
-    SPLITS = {"train": 1, "validation": 1, "test": 1}  # noqa: RUF012
-
-
-class TestAll(tfds.testing.DatasetBuilderTestCase):
+    test_session = None  # TensorFlow's context manager, which would count as a skipped test
     DATASET_CLASS = Builder
     BUILDER_CONFIG_NAMES_TO_TEST = ("all",)
     SPLITS = {"train": 1, "validation": 1, "test": 2}  # noqa: RUF012

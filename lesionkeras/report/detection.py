@@ -1,0 +1,265 @@
+"""A detection run from its data to its export: open, train, test once, report, export.
+
+It stands beside the report because only here every other part may be used (DESIGN, 2).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesionkeras.boxes.recall import AnchorRecall, compute_grid_recall
+from lesionkeras.config import SSDRecipe
+from lesionkeras.data.opening import Split, Splits, open_splits
+from lesionkeras.data.pipeline import describe_augmentation, make_eval
+from lesionkeras.errors import RecipeError
+from lesionkeras.inference.detect import (
+    compute_sizes_mm,
+    detect_split,
+    make_detector,
+    make_validation,
+)
+from lesionkeras.metrics import compute_operating_point, evaluate_detections
+from lesionkeras.models.ssd import SSD
+from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
+from lesionkeras.report.console import Counter
+from lesionkeras.report.figures import MAX_EXAMPLES
+from lesionkeras.report.ssd_report import write_ssd_report
+from lesionkeras.serving.export import export_detector
+from lesionkeras.training.detector import train_detector
+from lesionkeras.training.log import Row
+from lesionkeras.training.run import RunDirectory, describe_environment, write_json
+
+NUM_WARMUP_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class DetectionRun:
+    """One run: its recipe as it is used, its data, and where it is written."""
+
+    recipe: SSDRecipe
+    splits: Splits
+    reached: AnchorRecall
+    directory: RunDirectory
+
+
+def open_run(builder: Any, recipe: SSDRecipe, out: Path) -> DetectionRun:
+    """Open data, count what anchors reach, and make or resume the run directory.
+
+    Args:
+        builder: A prepared TFDS builder with the shared detection schema.
+        recipe: Its input scaling is replaced by the one that its weights want.
+        out: The run directory.
+
+    Returns:
+        The run; nothing is trained yet.
+
+    Raises:
+        DataError, RecipeError, RunError: Data, weights or folder do not fit; `out` is untouched.
+    """
+    recipe = replace(recipe, model=resolve_input_scaling(recipe.model))
+    with Counter(f"Reading {recipe.data.name}") as progress:
+        splits = open_splits(builder, recipe, progress)
+    if splits.warning:
+        print(f"Warning: {splits.warning}")
+    for name, counts in splits.describe().items():
+        print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+    print(describe_augmentation(recipe.augment, splits.train.describe()["images"]))
+    reached = check_anchors(splits.train, recipe)
+    fingerprint = builder.info.full_name + " " + Path(builder.data_path).parts[-4:][0]
+    environment = describe_environment(fingerprint, compute_weights_sha256(recipe.model))
+    directory = RunDirectory.open(out, recipe, "ssd", environment)
+    print(f"{'Resuming' if directory.resumed else 'Run'}: {directory.path}", flush=True)
+    return DetectionRun(recipe, splits, reached, directory)
+
+
+def train(run: DetectionRun) -> tuple[SSD, list[Row], int]:
+    """Train, choosing the best epoch on validation patients; see `train_detector`."""
+    validate = make_validation(run.splits.validation, run.recipe)
+    return train_detector(run.recipe, run.splits, run.directory, validate)
+
+
+def train_and_validate(builder: Any, recipe: SSDRecipe, out: Path) -> dict[str, float]:
+    """Train a trial of a search and score its best epoch on validation patients.
+
+    Args:
+        builder: As for `open_run`.
+        recipe: Of the trial.
+        out: The trial's run directory.
+
+    Returns:
+        val_map50 of the best epoch.
+
+    Raises:
+        RecipeError: The recipe holds no patients out: the test split is not tuned on.
+    """
+    run = open_run(builder, recipe, out)
+    if run.splits.validation is None or run.splits.warning:
+        raise RecipeError(
+            "A search has no validation patients",
+            where="data.validation_split",
+            found=recipe.data.validation_split or "none",
+            wanted="a split by patient that is neither trained nor tested on",
+            next_step="set data.validation_split or data.validation_fraction",
+        )
+    _, rows, best_epoch = train(run)
+    return {"val_map50": rows[best_epoch - 1]["val_map50"]}
+
+
+def check_anchors(split: Split, recipe: SSDRecipe) -> AnchorRecall:
+    """Count which training boxes some anchor reaches at IoU .5, and say so where it is too few.
+
+    Args:
+        split: What will be trained on.
+        recipe: Anchors and image size.
+
+    Returns:
+        The share reached, by lesion size in mm.
+    """
+    images = split.images
+    used = np.unique(split.rows[:, 0])
+    boxes = [images.real_boxes(i) for i in used]
+    sizes = [compute_sizes_mm(b, images.spacing_mm[i]) for b, i in zip(boxes, used, strict=True)]
+    side = recipe.data.image_size_px
+    reached = compute_grid_recall(boxes, np.concatenate(sizes), recipe.model.anchors, (side, side))
+    print(f"Anchors reach {reached.share:.1%} of {reached.num_boxes} training boxes at IoU 0.5")
+    if reached.warning:
+        print(f"Warning: {reached.warning}")
+    return reached
+
+
+def measure(run: DetectionRun, model: SSD, best_epoch: int) -> dict[str, Any]:
+    """Measure a trained detector on the test split and write predictions.json and metrics.json.
+
+    The score threshold of precision and recall is chosen on validation patients, or on the training
+    images where no patient was held out; never on test images.
+
+    Args:
+        run: The run.
+        model: With the weights of its best epoch.
+        best_epoch: For the record.
+
+    Returns:
+        What metrics.json holds.
+    """
+    recipe, splits = run.recipe, run.splits
+    detect = make_detector(model)
+    chosen_on = "validation" if splits.validation else "train"
+    found = detect_split(detect, splits.validation or splits.train, recipe)
+    threshold = compute_operating_point(found.truths, found.detections)
+    with Counter("Testing") as progress:
+        found = detect_split(detect, splits.test, recipe, progress)
+    write_json(run.directory.predictions, found.to_coco())
+    metrics = evaluate_detections(
+        found.truths, found.detections, found.patients, threshold, seed=recipe.train.seed
+    )
+    metrics |= {
+        "best_epoch": best_epoch,
+        "splits": splits.describe(),
+        "score_threshold_chosen_on": chosen_on,
+        "leak": splits.warning,
+    }
+    write_json(run.directory.metrics, metrics)
+    return metrics
+
+
+def write_report(run: DetectionRun, log_rows: list[Row], metrics: dict[str, Any]) -> Path:
+    """Write report.html from what the run has written, with test images as pictures.
+
+    Args:
+        run: The run.
+        log_rows: Rows of log.csv.
+        metrics: From `measure`.
+
+    Returns:
+        The page's path.
+    """
+    directory = run.directory
+    record = json.loads(directory.recipe_json.read_text(encoding="utf-8"))
+    predictions = json.loads(directory.predictions.read_text(encoding="utf-8"))
+    examples = choose_examples(run.splits.test, run.recipe, predictions)
+    return write_ssd_report(directory.path, record, log_rows, metrics, run.reached, examples)
+
+
+def choose_examples(
+    split: Split, recipe: SSDRecipe, predictions: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return test images for P1's Figure 6, spread evenly over the split, with lesions first.
+
+    Args:
+        split: The test split.
+        recipe: Window and image size.
+        predictions: Entries of predictions.json.
+
+    Returns:
+        Dicts as `report.figures.draw_examples` takes them, boxes in px of the network's input.
+    """
+    has_lesion = (split.images.classes[split.rows[:, 0]] >= 0).any(axis=1)
+    order = [*np.flatnonzero(has_lesion), *np.flatnonzero(~has_lesion)]
+    with_lesion = max(int(has_lesion.sum()), 1)
+    step = max(with_lesion // MAX_EXAMPLES, 1)
+    chosen = sorted(order[::step][:MAX_EXAMPLES])
+    shown = Split(split.images, split.rows[chosen])
+    examples = []
+    for number, (image_unit, target) in zip(chosen, make_eval(shown, recipe, 1), strict=True):
+        image_idx = split.rows[number, 0]
+        height, width = split.images.size_px[image_idx]
+        shrink = recipe.data.image_size_px / np.array([width, height, width, height])
+        own = [p for p in predictions if p["image_id"] == number]
+        boxes = np.array([p["bbox"] for p in own]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        real = target["classes"][0].numpy() >= 0
+        examples.append(
+            {
+                "image_unit": image_unit[0].numpy(),
+                "truth": target["boxes"][0].numpy()[real],
+                "boxes": boxes * shrink,
+                "scores": np.array([p["score"] for p in own]),
+                "title": split.images.files[image_idx],
+            }
+        )
+    return examples
+
+
+def export(run: DetectionRun, model: SSD, metrics: dict[str, Any]) -> Path:
+    """Write export/1 with the run's operating threshold; warm-up images are noise, not patients.
+
+    Args:
+        run: The run; its first training image gives the warm-up requests their size.
+        model: The trained detector.
+        metrics: From `measure`.
+
+    Returns:
+        The export's folder.
+    """
+    height, width = run.splits.train.images.size_px[0]
+    shape = (NUM_WARMUP_IMAGES, int(height), int(width), 3)
+    warmup_hu = np.random.default_rng(0).normal(60.0, 30.0, shape).astype(np.int16)
+    scores = {key: metrics[key] for key in ("map50", "map50_95", "precision", "recall")}
+    return export_detector(
+        model,
+        run.recipe,
+        run.directory.export.parent,
+        operating_threshold=metrics["score_threshold"],
+        warmup_hu=warmup_hu,
+        metadata={"scores": scores, "data": run.recipe.data.name},
+    )
+
+
+def describe_score(metrics: dict[str, Any]) -> str:
+    """Return the line a run ends with: the four scores with their intervals."""
+    names = {"map50": "mAP50", "map50_95": "mAP50-95", "precision": "precision", "recall": "recall"}
+
+    def tell(key: str) -> str:
+        score = metrics[key]
+        if score["value"] is None:
+            return f"{names[key]} undefined"
+        return f"{names[key]} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+    counts = metrics["counts"]
+    measured = f"{counts['images']} test images of {counts['patients']} patients"
+    return "Score: " + ", ".join(tell(key) for key in names) + f" on {measured}"
