@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     fixed = cli.read_changes(arguments)
     trials = cli.parse_count("--trials", arguments.trials)
-    # keras-tuner takes seconds to import, --help must not
+    import keras  # here, as all that is slow to import: --help must not wait for it
+
     from lesionkeras.report.search_page import write_search_report
     from lesionkeras.training.search import SearchPlan, run_search
     from lesionkeras.training.space import parse_space_flags
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = SearchPlan(name, recipe, space, arguments.tuner, trials, recipe.train.seed)
 
     def score(trial_recipe: Any, out: Path) -> dict[str, float]:
+        keras.utils.clear_session()  # gives the memory of the trial before back
         return module.train_and_validate(trial_recipe, dataclasses.replace(options, out=out))
 
     results = run_search(plan, score, options.out)

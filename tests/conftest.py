@@ -30,7 +30,12 @@ def pytest_collection_modifyitems(config, items):
         left_out.add("gpu")
         if not config.option.runslow:
             left_out.add("slow")
-    kept = [item for item in items if not left_out & {mark.name for mark in item.iter_markers()}]
+    kept = [
+        item
+        for item in items
+        if not left_out & {mark.name for mark in item.iter_markers()}
+        and item.name != "test_session"  # a context manager of tf.test.TestCase, not a test
+    ]
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept

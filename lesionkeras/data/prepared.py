@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -188,7 +187,7 @@ def prepare(
         beside = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             _write_cache(beside, builder, split, data, progress)
-            os.replace(beside, folder)
+            beside.rename(folder)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise

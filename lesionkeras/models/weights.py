@@ -18,6 +18,7 @@ import hashlib
 import json
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,10 +38,7 @@ _RANGES = {"0..255": 255.0, "0..1": 1.0}  # where the 1 of a 0..1 image is
 _OF_IMAGENET = ("imagenet_caffe", "imagenet_torch")
 _MAX_TEXT_BYTES = 2**16
 _SHOWN_CHARACTERS = 200  # of a text that cannot be used
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+_FORMAT_VERSION = (1, 0)  # of .npy: what numpy.savez writes where a header is below 64 KiB
 _DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -146,9 +144,9 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
-    if version not in _HEADERS:
+    if version != _FORMAT_VERSION:
         raise ValueError(f"an array of format version {version}")
-    shape, _, dtype = _HEADERS[version](file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     return shape, dtype
 
 
@@ -162,8 +160,12 @@ def _read_backbone(
 ) -> dict[str, np.ndarray]:
     arrays = {}
     with _open(path) as archive:
-        keys = [name.removesuffix(".npy") for name in archive.namelist()]
-        _check_keys([key for key in keys if key != _PREPROCESSING], shapes, str(path), backbone)
+        keys = [
+            name.removesuffix(".npy") if name.endswith(".npy") else f"{name}, which is no array,"
+            for name in archive.namelist()
+            if name != f"{_PREPROCESSING}.npy"
+        ]
+        _check_keys(keys, shapes, str(path), backbone)
         for key, wanted in shapes.items():
             with archive.open(f"{key}.npy") as file:
                 shape, dtype = _read_header(file)
@@ -198,8 +200,8 @@ def _check_keys(keys: Collection[str], wanted: Collection[str], where: str, back
             wanted=f"the {len(wanted)} variables of KerasCV's {backbone}",
             next_step="make the file again, or name another",
         )
-    seen: set[str] = set()
-    if surplus := [key for key in keys if key not in wanted or key in seen or seen.add(key)]:
+    counts = Counter(keys)
+    if surplus := [key for key in counts if key not in wanted or counts[key] > 1]:
         raise RecipeError(
             "Weights have no place in the network, or are there twice",
             where=where,

@@ -53,8 +53,8 @@ def write_ssd_report(
         log_rows: Rows of log.csv: epoch, loss, class_loss, box_loss, learning_rate, seconds,
             val_map50, val_map50_95; empty where an epoch was not validated.
         metrics: As `lesionkeras.metrics.evaluate_detections` returns them, of test images; "splits"
-            (name -> {"images", "patients", "lesions"}) tells of the other splits, and
-            "best_epoch" which weights were measured, if they are there.
+            (name -> {"images", "patients", "lesions"}), "best_epoch", "leak" (a sentence) and
+            "score_threshold_chosen_on" (a split) are told where they are there.
         anchor_recall: With `rows` of (label, count, share), `share` and `warning`; or None.
         examples: Test images as `figures.draw_examples` takes them.
 
@@ -158,20 +158,24 @@ def _summarize(
     counts, bootstrap = metrics["counts"], metrics["bootstrap"]
     names = {**dict(SCORES), "fp_per_image": "False positives an image"}
     order = ("map50", "map50_95", "precision", "recall", "fp_per_image")
+    chosen_on = metrics.get("score_threshold_chosen_on")
+    chosen = f" (of the greatest F1 on the {chosen_on} split)" if chosen_on else ""
     blocks: list[Block] = [
         Paragraph(
             f"Measured on {counts['images']} test images of {counts['patients']} patients with "
             f"{counts['lesions']} lesions. In brackets are 95 % intervals over patients "
             f"({bootstrap['num_resamples']} resamples); a box is right from IoU "
             f"{metrics['iou_threshold']:g} on, and precision, recall and false positives are "
-            f"those of detections with a score of {metrics['score_threshold']:.3f} and more."
+            f"those of detections with a score of {metrics['score_threshold']:.3f} and more"
+            f"{chosen}."
         ),
         Scores(
             [(names[key], _format(metrics[key]), _format_interval(metrics[key])) for key in order]
         ),
     ]
-    if values.get("data.protocol") == "paper":
-        blocks.insert(0, Notice(LEAK_TITLE, LEAK_TEXT))
+    is_paper = values.get("data.protocol") == "paper"
+    if is_paper or metrics.get("leak"):
+        blocks.insert(0, Notice(LEAK_TITLE, LEAK_TEXT if is_paper else metrics["leak"]))
     if anchor_recall is not None and (
         anchor_recall.warning or anchor_recall.share < figures.WANTED_ANCHOR_SHARE
     ):

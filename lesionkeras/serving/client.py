@@ -1,12 +1,12 @@
 """A small example client for TensorFlow Serving's REST interface; needs no TensorFlow.
 
-    docker run -p 8501:8501 -e MODEL_NAME=ssd -v "$PWD/runs/NAME/export:/models/ssd" tensorflow/serving
+    docker run -p 8501:8501 -e MODEL_NAME=ssd -v "$PWD/runs/NAME/export:/models/ssd" IMAGE
 
     from lesionkeras.serving.client import predict_png
     lesions = predict_png("http://localhost:8501/v1/models/ssd", [previous, key, next])
 
-It is an example: one request, no retries, no authentication.  Prefer `predict_png` (0.5 MB a slice
-stack); `predict` sends numbers as JSON text, about ten times as much.
+IMAGE is tensorflow/serving.  An example: one request, no retries, no authentication.  Prefer
+`predict_png` (about 0.5 MB for three slices); `predict` sends every number as JSON text.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ SERVING_TAG = "serve"  # tf.saved_model.SERVING: the tag that TensorFlow Serving
 
 Signature = dict[str, dict[str, dict[str, Any]]]
 
-HU_INPUT = {
+HU_INPUT: dict[str, dict[str, Any]] = {
     "image_hu": {
         "dtype": "int16",
         "shape": [None, None, None, 3],
@@ -28,7 +28,7 @@ HU_INPUT = {
         "meaning": "[batch, height, width, (previous, key, next slice)], any size",
     }
 }
-PNG_INPUT = {
+PNG_INPUT: dict[str, dict[str, Any]] = {
     "png": {
         "dtype": "string",
         "shape": [None, 3],
@@ -51,7 +51,7 @@ def describe_signatures(max_detections: int) -> dict[str, Signature]:
     >>> describe_signatures(50)["serving_default"]["outputs"]["boxes"]["shape"]
     [None, 50, 4]
     """
-    outputs = {
+    outputs: dict[str, dict[str, Any]] = {
         "boxes": {
             "dtype": "float32",
             "shape": [None, max_detections, 4],

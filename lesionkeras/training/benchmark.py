@@ -1,4 +1,4 @@
-"""Speed beside a peer: both in one run, taking turns, so that a busy machine is unfair to neither."""
+"""Speed beside a peer: both in one run, in turns, so that a busy machine is unfair to neither."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def build_contestants(recipe: SSDRecipe) -> dict[str, dict[str, Step]]:
     jit = recipe.train.jit_compile
     detect = tf.function(ours.detect, jit_compile=jit)
     peer_detect = tf.function(
-        lambda x: peer.decode_predictions(peer(x, training=False), x), jit_compile=jit
+        lambda x: peer.decode_predictions(peer({"images": x}, training=False), x), jit_compile=jit
     )
     return {
         "training step": {

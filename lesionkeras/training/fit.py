@@ -99,6 +99,7 @@ def fit(
             initial_epoch=state.epoch,
             epochs=recipe.train.epochs,
             steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # the stream has its own order; True would only warn
             verbose=0,
             callbacks=[guard, recorder, *callbacks],
         )

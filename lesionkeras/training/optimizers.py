@@ -10,9 +10,9 @@ import keras
 from lesionkeras.config import OptimizerConfig
 from lesionkeras.errors import RecipeError
 
-# Decay would pull these towards 0 although they set no capacity (Loshchilov 2019 leaves it open;
-# He 2019, "Bag of tricks", 3.1 "no bias decay").
-NO_DECAY = ("^bias$", "^gamma$", "^beta$")
+# Decay would pull these towards 0 although they set no capacity (He 2019, "Bag of tricks", 3.1 "no
+# bias decay").  Under TensorFlow Keras compares with the name of the tf.Variable ("bias:0").
+NO_DECAY = r"(^|/)(bias|gamma|beta)(:\d+)?$"
 
 
 @keras.saving.register_keras_serializable(package="lesionkeras")
@@ -78,6 +78,6 @@ def build_optimizer(config: OptimizerConfig, total_steps: int) -> keras.optimize
         )
     if config.name == "adamw":
         adamw = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=clip)
-        adamw.exclude_from_weight_decay(var_names=list(NO_DECAY))
+        adamw.exclude_from_weight_decay(var_names=[NO_DECAY])
         return adamw
     raise RecipeError("optimizer.name is unknown", found=repr(config.name), wanted="sgd, adamw")

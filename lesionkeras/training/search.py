@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import keras_tuner
 from keras_tuner.engine import base_tuner
 
@@ -30,6 +29,7 @@ from lesionkeras.training.space import parse_space
 _EPOCHS = "train.epochs"  # what Hyperband's epochs stand for
 _NUM_DIFFERENCES_SHOWN = 3
 _REASON_FILE = "failed.txt"
+_SCORES_FILE = "scores.json"
 _SECONDS = "seconds"
 _SHOW_MINUTES_FROM_S = 90
 _NO_LINE_BREAKS = str.maketrans("\r\n", "  ")
@@ -207,10 +207,8 @@ class _Tuner(base_tuner.BaseTuner):
             reason = f"{type(error).__name__}: {error}".translate(_NO_LINE_BREAKS)
             (folder / _REASON_FILE).write_text(reason + "\n", encoding="utf-8")
             raise keras_tuner.errors.FailedTrialError(reason) from error
-        finally:
-            keras.utils.clear_session()  # the next trial's network needs this one's memory
-        scores = {name: float(value) for name, value in scores.items() if math.isfinite(value)}
-        return {OBJECTIVE: first, **scores, _SECONDS: time.monotonic() - started_s}
+        write_json(folder / _SCORES_FILE, {name: float(value) for name, value in scores.items()})
+        return {OBJECTIVE: first, _SECONDS: time.monotonic() - started_s}
 
     def on_trial_end(self, trial: Any) -> None:
         """Records the trial and says how far the search is."""
@@ -251,20 +249,22 @@ def describe_progress(results: list[TrialResult], number: int, num_trials: int) 
 def _to_result(trial: Any, out: Path) -> TrialResult:
     folder = f"trial_{trial.trial_id}"
     status = {"COMPLETED": "completed", "RUNNING": "running"}.get(trial.status, "failed")
-    metrics = {name: trial.metrics.get_best_value(name) for name in trial.metrics.metrics}
-    metric = next((name for name in metrics if name not in (OBJECTIVE, _SECONDS)), "score")
     reason_file = out / folder / _REASON_FILE
     is_failed = status == "failed" and reason_file.exists()
     return TrialResult(
         number=int(trial.trial_id) + 1,
         folder=folder,
         status=status,
-        metric=metric,
+        metric=_read_metric(out / folder) if status == "completed" else "",
         score=trial.score if status == "completed" else math.nan,
-        seconds=metrics.get(_SECONDS, 0.0),
+        seconds=trial.metrics.get_best_value(_SECONDS) if status == "completed" else 0.0,
         reason=reason_file.read_text(encoding="utf-8").strip() if is_failed else "",
         values=_to_changes(trial.hyperparameters.values),
     )
+
+
+def _read_metric(folder: Path) -> str:
+    return next(iter(json.loads((folder / _SCORES_FILE).read_text(encoding="utf-8"))))
 
 
 def _to_changes(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_predictions_below_the_threshold_are_not_drawn() -> None:
     legend_only = count_pixels(figures.draw_examples([], 0.5), figures.PREDICTION)
     below = figures.draw_examples([make_example([35, 35, 60, 60], 0.49)], 0.5)
     above = figures.draw_examples([make_example([35, 35, 60, 60], 0.50)], 0.5)
-    assert 0 < legend_only
+    assert legend_only > 0
     assert abs(count_pixels(below, figures.PREDICTION) - legend_only) < 40
     assert count_pixels(above, figures.PREDICTION) > legend_only + 200
     assert count_pixels(below, figures.TRUTH) > 300  # truth is always drawn

@@ -218,6 +218,15 @@ def test_a_split_that_leaks_is_called_so(tmp_path: Path) -> None:
     assert "by patient" not in page.text.split("Beside the paper")[0]
 
 
+def test_another_leak_is_told_in_its_own_words(tmp_path: Path) -> None:
+    metrics, _ = make_metrics(20)
+    metrics |= {"leak": "Patient 7 is in two splits.", "score_threshold_chosen_on": "validation"}
+    page = read_page(write_example(tmp_path, metrics=metrics, examples=[]))
+    assert page.classes.count("warning") == 1
+    assert "Patient 7 is in two splits." in page.text.split("Measured on")[0]
+    assert "greatest F1 on the validation split" in page.text
+
+
 def test_anchors_that_miss_lesions_are_called_so(tmp_path: Path) -> None:
     recall = make_anchor_recall(share=0.79, warning="Lesions below 10 mm are missed & lost.")
     page = read_page(write_example(tmp_path, anchor_recall=recall))

@@ -8,7 +8,6 @@ from tensorflow.core.framework import tensor_pb2
 
 from lesionkeras.serving.warmup import WARMUP_FILE, encode_field
 
-
 # Field numbers of tensorflow_serving/apis/{model,predict,prediction_log}.proto (2.21.0), written
 # down a second time; a map is a repeated pair on the wire, and a message looks like bytes.
 FIELDS = {

@@ -318,7 +318,9 @@ def test_the_ends_of_a_scan_miss_a_neighbour(patients):
 
 def test_no_patient_is_in_two_splits_of_any_config():
     for config in Builder.BUILDER_CONFIGS:
-        numbers = [list_patients(*pair) for pair in zip(FIRST_PATIENT, config.num_patients)]
+        numbers = [
+            list_patients(*pair) for pair in zip(FIRST_PATIENT, config.num_patients, strict=True)
+        ]
         assert len(set().union(*numbers)) == sum(config.num_patients)
     default, tiny = Builder.BUILDER_CONFIGS
     assert not set(list_patients("test", default.num_patients[2])) & set(

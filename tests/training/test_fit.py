@@ -174,7 +174,7 @@ def test_nan_ends_the_run_and_saves_its_batch(setup):
 
 def test_diverged_loss_asks_for_a_lower_rate(setup):
     model, recipe, run = setup()
-    model.optimizer.learning_rate = 1e30
+    compile_model(model, override(recipe, {"optimizer.learning_rate": 1e30}), 12)
     with pytest.raises(RunError, match=r"which is fine; lower --lr or set optimizer\.clip_norm"):
         fit(model, recipe, run, make_train, 3)
 

@@ -20,6 +20,21 @@ def test_adamw_decays_kernels_only():
     assert [float(v[0]) for v in variables] == pytest.approx([0.95, 1.0, 1.0, 1.0])
 
 
+def test_adamw_decays_kernels_only_inside_a_model():
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((4, 4, 2)), layers.Conv2D(3, 1), layers.BatchNormalization()]
+    )
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    config = OptimizerConfig(learning_rate=0.5, weight_decay=0.1, **CONSTANT)
+    optimizer = build_optimizer(config, 10)
+    zeros = [np.zeros(v.shape, np.float32) for v in model.trainable_variables]
+    optimizer.apply(zeros, model.trainable_variables)
+    means = {v.name: float(v.numpy().mean()) for v in model.trainable_variables}
+    assert means == pytest.approx({"kernel": 0.95, "bias": 1.0, "gamma": 1.0, "beta": 1.0})
+
+
 def test_sgd_takes_nesterov_steps():
     config = OptimizerConfig("sgd", 0.1, momentum=0.5, nesterov=True, **CONSTANT)
     optimizer, (x, *_) = build_optimizer(config, 10), _variables()

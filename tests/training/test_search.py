@@ -58,7 +58,7 @@ def read_rows(out):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
+@pytest.mark.parametrize("tuner", ["random", "hyperband"])
 def test_the_winner_is_the_best_trial_and_a_recipe_file(tmp_path, tuner):
     out = tmp_path / "search"
     results = run_search(make_plan(tuner=tuner, trials=8), score_parabola, out, silent)
@@ -90,22 +90,19 @@ def test_values_stay_in_their_ranges_and_follow_the_seed(tmp_path):
 
 
 def test_bayesian_comes_closer_than_it_began(tmp_path):
-    plan = make_plan(tuner="bayesian", trials=12, space={"optimizer.learning_rate": "1e-4:1:log"})
+    plan = make_plan(tuner="bayesian", trials=8, space={"optimizer.learning_rate": "1e-4:1:log"})
     results = run_search(plan, score_parabola, tmp_path / "search", silent)
-    assert choose_winner(results).score > 0.999
-    assert choose_winner(results).number > 4  # the first four are drawn evenly
+    assert choose_winner(results).score > 0.99
+    assert choose_winner(results).number > 3  # the first three are drawn evenly
 
 
 def test_hyperband_repeats_its_best_with_all_epochs(tmp_path):
     recorder = Recorder()
-    plan = make_plan(
-        tuner="hyperband", trials=12, recipe=override(SSDRecipe(), {"train.epochs": 9})
-    )
+    plan = make_plan(tuner="hyperband", trials=7, recipe=override(SSDRecipe(), {"train.epochs": 9}))
     run_search(plan, recorder, tmp_path / "search", silent)
     short = [recipe for recipe in recorder.recipes if recipe.train.epochs == 3]
     full = [recipe for recipe in recorder.recipes if recipe.train.epochs == 9]
-    assert len(short) + len(full) == 12
-    assert short and full
+    assert (len(short), len(full)) == (5, 2)
     best_short = max(short, key=lambda recipe: score_parabola(recipe, None)["val_map50"])
     assert best_short.optimizer in [recipe.optimizer for recipe in full]
 
@@ -163,22 +160,24 @@ def test_wrong_data_end_the_search_and_may_be_put_right(tmp_path):
     assert later.folders == ["trial_1/run", "trial_2/run"]
 
 
-@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband"])
-@pytest.mark.parametrize("stopped_at", [1, 5])
+@pytest.mark.parametrize(
+    ("tuner", "stopped_at"), [("random", 1), ("random", 5), ("hyperband", 6), ("bayesian", 5)]
+)
 def test_a_stopped_search_goes_on_as_if_nothing_had_been(tmp_path, tuner, stopped_at):
     plan, out = make_plan(tuner=tuner, trials=7), tmp_path / "stopped"
     first = Recorder({stopped_at: KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
         run_search(plan, first, out, silent)
-    second, whole = Recorder(), Recorder()
+    second = Recorder()
     results = run_search(plan, second, out, silent)
-    run_search(plan, whole, tmp_path / "whole", silent)
     # The stopped trial runs again, same values, same directory: the run in it can go on.
     assert second.recipes[0] == first.recipes[-1]
     assert second.folders[0] == first.folders[-1]
     assert len(first.recipes) + len(second.recipes) == 7 + 1
     assert [result.status for result in results] == ["completed"] * 7
     if tuner != "bayesian":  # its proposals depend on a state that keras-tuner does not keep
+        whole = Recorder()
+        run_search(plan, whole, tmp_path / "whole", silent)
         assert first.recipes[:-1] + second.recipes == whole.recipes
 
 

@@ -27,7 +27,6 @@ DUMMY = Path(Builder.code_path).parent / "dummy_data"
 class TestDeepLesion(tfds.testing.DatasetBuilderTestCase):
     """TFDS's own test case; it wants the same numbers of every config, so it sees one."""
 
-    test_session = None  # TensorFlow's context manager, which would count as a skipped test
     DATASET_CLASS = Builder
     BUILDER_CONFIG_NAMES_TO_TEST = ("all",)
     SPLITS = {"train": 1, "validation": 1, "test": 2}  # noqa: RUF012

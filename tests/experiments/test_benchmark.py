@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import benchmark
+from lesionkeras.errors import RecipeError
+
+REPORT = {
+    "benchmark": "detection",
+    "settings": {},
+    "environment": {"git_commit": ""},
+    "machine": {"cpu": "A CPU", "cores": 2, "gpus": []},
+    "rows": [],
+}
+
+
+def test_an_unknown_benchmark_is_answered_with_the_nearest():
+    with pytest.raises(
+        RecipeError, match=r"found detecton, wanted one of .*did you mean detection"
+    ):
+        benchmark.main(["detecton"])
+
+
+def test_counts_below_one_are_refused():
+    for flag in ("--steps", "--repeats"):
+        with pytest.raises(RecipeError, match=f"{flag}.*0"):
+            benchmark.main(["detection", flag, "0"])
+
+
+def test_flags_reach_the_benchmark_and_the_result_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    given = []
+    monkeypatch.setitem(
+        benchmark.BENCHMARKS, "detection", lambda *words: given.append(words) or REPORT
+    )
+    out = tmp_path / "result.json"
+    words = "detection --image-size 224 --batch-size 8 --backbone resnet50 --steps 3 --repeats 4"
+    benchmark.main([*words.split(), "--out", str(out)])
+    ((recipe, steps, repeats),) = given
+    assert (recipe.data.image_size_px, recipe.train.batch_size) == (224, 8)
+    assert (recipe.model.backbone, steps, repeats) == ("resnet50", 3, 4)
+    assert json.loads(out.read_text()) == REPORT
+    assert "A CPU, 2 cores" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_both_networks_run_side_by_side(tmp_path: Path):
+    out = tmp_path / "result.json"
+    benchmark.main(["detection", "--smoke", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["task"] for row in rows][:2] == ["training step", "inference"]
+    for row in rows:
+        ours, peer = row["images_per_s"].values()
+        assert ours["median"] > 0 and row["ratio"] == ours["median"] / peer["median"]
