@@ -205,7 +205,8 @@ def describe_pip(text: str, venv: Path) -> str:
     if lines[-1].startswith("Collecting "):
         return f", getting {lines[-1].split()[1]} (package {len(lines)})"
     total = lines[-1].count(",") + 1  # "Installing collected packages: a, b, c"
-    there = sum(1 for lib in ("lib/*", "Lib") for _ in venv.glob(lib + "/site-packages/*.dist-info"))
+    folders = ("lib/*/site-packages", "Lib/site-packages")  # the second on Windows
+    there = sum(1 for folder in folders for _ in venv.glob(folder + "/*.dist-info"))
     return f", installing ({min(there, total)} of {total} packages)"
 
 

@@ -21,6 +21,9 @@ class DataConfig:
     validation_fraction: float = 0.0  # of the patients of train_split; only where no split is named
     protocol: str = "patient"  # "paper": P1's 80/20 of augmented copies, which leaks (P1, 4)
     keep_noisy: bool = True  # False drops rows with Possibly_noisy = 1 at reading
+    # DeepLesion's Coarse_lesion_type (4 = liver) of the boxes that are targets; () is all types,
+    # for deeplesion/liver (4,).  A data set without types ignores it.
+    lesion_types: tuple[int, ...] = ()
     image_size_px: int = 256  # square network input
     window_hu: tuple[float, float] = (-160.0, 240.0)  # low, high; P3, 3.1
     max_boxes: int = 20  # rows of padded ground truth an image

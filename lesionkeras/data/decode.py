@@ -9,6 +9,8 @@ import tensorflow as tf
 from lesionkeras.ct.png16 import STORED_OFFSET_HU
 from lesionkeras.ct.window import HU_HIGH, HU_LOW
 
+UNTYPED = 0  # where a data set has no lesion types; DeepLesion's are -1 (unknown) and 1 to 8
+
 
 def decode_png16(png: Any) -> Any:
     """Return HU of one 16-bit grey PNG, clipped to what CT can mean.
@@ -51,20 +53,24 @@ def decode_example(record: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         image_hu int16 [H, W, 3], boxes float32 [n, 4] xyxy px, classes int32 [n], noisy bool [n],
-        spacing_mm float32 [2] (y, x), size_px int32 [2] (H, W), patient and file strings.
+        lesion_types int32 [n] (UNTYPED where there are none), spacing_mm float32 [2] (y, x),
+        size_px int32 [2] (H, W), patient and file strings.
     """
     image_hu = stack_slices(record["png_previous"], record["png_key"], record["png_next"])
     size_px = tf.cast(tf.shape(image_hu)[:2], tf.float32)
     y1, x1, y2, x2 = tf.unstack(record["lesions"]["bbox"], axis=-1)
     height, width = size_px[0], size_px[1]
     boxes = tf.stack([x1 * width, y1 * height, x2 * width, y2 * height], axis=-1)
-    classes = tf.cast(record["lesions"]["label"], tf.int32)
-    noisy = record["lesions"].get("possibly_noisy", tf.zeros_like(classes))
+    lesions = record["lesions"]
+    classes = tf.cast(lesions["label"], tf.int32)
+    noisy = lesions.get("possibly_noisy", tf.zeros_like(classes))
+    lesion_types = lesions.get("coarse_lesion_type", tf.fill(tf.shape(classes), UNTYPED))
     return {
         "image_hu": image_hu,
         "boxes": boxes,
         "classes": classes,
         "noisy": tf.cast(noisy, tf.bool),
+        "lesion_types": tf.cast(lesion_types, tf.int32),
         "spacing_mm": record["spacing_mm"][1:],
         "size_px": tf.cast(size_px, tf.int32),
         "patient": record["patient"],

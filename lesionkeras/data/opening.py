@@ -108,7 +108,7 @@ def _open_as_paper(builder: Any, recipe: SSDRecipe, progress: Callable[[int, int
     """P1's split: all images, their copies, 80/20; what it validates on is what it tests on."""
     names = [name for name, info in builder.info.splits.items() if info.num_examples]
     images = concatenate([prepare(builder, name, recipe.data, progress) for name in names])
-    rows = make_copies(len(images), recipe.augment.copies)
+    rows = make_copies(len(images), 0 if recipe.augment.mode == "none" else recipe.augment.copies)
     train_rows, test_rows = split_as_paper(rows, recipe.train.seed)
     test = Split(images, test_rows)
     return Splits(Split(images, train_rows), test, test, PAPER_WARNING)

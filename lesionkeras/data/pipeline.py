@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,14 +68,13 @@ def make_eval(split: Split, recipe: SSDRecipe, batch_size: int) -> tf.data.Datas
     """
     read, seed = _make_reader(split, recipe), recipe.train.seed
     has_copies = bool(split.rows[:, 1].any())
+    fixed = replace(recipe.augment, mode="copies")  # whatever training does to them
 
     def load(row: Any) -> tuple[Any, dict[str, Any]]:
         image_unit, boxes, classes = read(row[0])
         if has_copies:
             copy, key = tf.cast(row[1], tf.int32), _make_key(seed, row)
-            image_unit, boxes, classes = augment(
-                image_unit, boxes, classes, recipe.augment, copy, key
-            )
+            image_unit, boxes, classes = augment(image_unit, boxes, classes, fixed, copy, key)
         return image_unit, {"boxes": boxes, "classes": classes}
 
     rows = tf.data.Dataset.from_tensor_slices(split.rows)

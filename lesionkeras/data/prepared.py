@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import numpy as np
 from lesionkeras.config import DataConfig
 from lesionkeras.errors import DataError
 
-CACHE_VERSION = 1  # raise where what `prepare` writes changes
+CACHE_VERSION = 2  # raise where what `prepare` writes changes
+# What a config is about where data.lesion_types says nothing: a slice with a liver lesion may show
+# others too, which a liver detector must not be taught (DeepLesion's type 4 is liver).
+CONFIG_LESION_TYPES = {"deeplesion/liver": (4,)}
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,21 @@ def concatenate(parts: Sequence[Prepared]) -> Prepared:
     )
 
 
+def choose_lesion_types(builder: Any, data: DataConfig) -> tuple[int, ...]:
+    """Return the lesion types whose boxes are targets; () is all.
+
+    Args:
+        builder: A prepared TFDS builder.
+        data: Its `lesion_types`, where not empty, override what the builder's config is about.
+    """
+    name = f"{builder.info.name}/{builder.info.config_name}"
+    return data.lesion_types or CONFIG_LESION_TYPES.get(name, ())
+
+
 def _digest(builder: Any, split: str, data: DataConfig) -> str:
-    facts = [CACHE_VERSION, str(builder.data_path), str(builder.info.full_name), split]
+    facts: list[Any] = [CACHE_VERSION, str(builder.data_path), str(builder.info.full_name), split]
     facts += [data.image_size_px, data.max_boxes, data.keep_noisy]
+    facts.append(sorted(choose_lesion_types(builder, data)))
     facts.append(builder.info.splits[split].num_examples)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -121,6 +136,31 @@ def _resized_examples(builder: Any, split: str, data: DataConfig) -> Any:
     return tfds.as_numpy(records.map(resize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(4))
 
 
+def _find_targets(
+    example: dict[str, Any], data: DataConfig, lesion_types: tuple[int, ...]
+) -> np.ndarray:
+    """Which of an example's lesions are targets, bool [n]."""
+    from lesionkeras.data.decode import UNTYPED
+
+    keep = data.keep_noisy | ~example["noisy"]
+    if lesion_types:
+        keep &= np.isin(example["lesion_types"], (*lesion_types, UNTYPED))
+    return keep
+
+
+def _make_dropped_error(
+    builder: Any, split: str, data: DataConfig, lesion_types: tuple[int, ...]
+) -> DataError:
+    types = "of type " + " or ".join(map(str, lesion_types)) if lesion_types else "of any type"
+    return DataError(
+        "A split has no wanted lesion",
+        where=f"{split!r} of data set {builder.info.name}",
+        found=f"all lesions of its {builder.info.splits[split].num_examples} images dropped",
+        wanted=f"lesions {types}" + ("" if data.keep_noisy else " that are not noisy"),
+        next_step="change data.lesion_types or data.keep_noisy",
+    )
+
+
 def _write_cache(
     folder: Path, builder: Any, split: str, data: DataConfig, progress: Callable[[int, int], None]
 ) -> None:
@@ -131,12 +171,12 @@ def _write_cache(
     columns: dict[str, list[Any]] = {
         key: [] for key in ("boxes", "classes", "patients", "files", "spacing_mm", "size_px")
     }
-    count = 0
+    count, lesion_types = 0, choose_lesion_types(builder, data)
     for done, example in enumerate(_resized_examples(builder, split, data), 1):
         progress(done, total)
-        keep = data.keep_noisy | ~example["noisy"]
+        keep = _find_targets(example, data, lesion_types)
         if len(keep) and not keep.any():
-            continue  # an image whose only lesions are doubtful is no image without lesions
+            continue  # an image whose only lesions are dropped is no image without lesions
         file = example["file"].decode()
         boxes, classes = _pad_rows(
             example["boxes"][keep], example["classes"][keep], file, data.max_boxes
@@ -148,6 +188,8 @@ def _write_cache(
         ):
             columns[key].append(value)
         count += 1
+    if not count:
+        raise _make_dropped_error(builder, split, data, lesion_types)
     images.flush()
     np.savez(folder / "rows.npz", **{key: np.asarray(value) for key, value in columns.items()})
 
@@ -163,14 +205,15 @@ def prepare(
     Args:
         builder: A prepared TFDS builder with the shared detection schema.
         split: One of its splits.
-        data: Image size, rows of ground truth, noisy rows or not.
+        data: Image size, rows of ground truth, noisy rows or not, types of lesions.
         progress: Called with images done and images in all.
 
     Returns:
-        The split; images of lesions that are all dropped as noisy are left out.
+        The split; images of lesions that are all dropped (noisy, other types) are left out.
 
     Raises:
-        DataError: The split is unknown or empty, or an image has too many boxes.
+        DataError: The split is unknown or empty, all its lesions are dropped, or an image has too
+            many boxes.
     """
     if split not in builder.info.splits or not builder.info.splits[split].num_examples:
         known = [name for name, s in builder.info.splits.items() if s.num_examples]
@@ -187,12 +230,12 @@ def prepare(
         beside = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             _write_cache(beside, builder, split, data, progress)
-            beside.rename(folder)
-        except BaseException:
+            if not folder.exists():  # another process may have been faster
+                beside.rename(folder)
+        finally:
             shutil.rmtree(beside, ignore_errors=True)
-            raise
     with np.load(folder / "rows.npz") as rows:
         columns = {key: rows[key] for key in rows.files}
     names = {key: tuple(columns.pop(key).tolist()) for key in ("patients", "files")}
     images = np.load(folder / "images.npy", mmap_mode="r")[: len(names["files"])]
-    return replace(Prepared(images=images, **columns, **names))
+    return Prepared(images=images, **columns, **names)

@@ -24,6 +24,7 @@ from lesionkeras.training.space import Dimension, parse_space
 _PANEL_INCHES = 3.2
 _PANELS_A_ROW = 3
 _DPI = 110
+_LOG_MARGIN = 1.3  # room beside the ends of a logarithmic range
 
 
 def write_search_report(path: Path, plan: SearchPlan, results: Sequence[TrialResult]) -> Path:
@@ -113,6 +114,8 @@ def _draw_panel(panel, dimension: Dimension, results: Sequence[TrialResult]) -> 
     panel.grid(alpha=0.3)
     if dimension.is_log:
         panel.set_xscale("log")
+        panel.set_xlim(dimension.low / _LOG_MARGIN, dimension.high * _LOG_MARGIN)
+        panel.xaxis.set_minor_formatter("")  # its numbers would lie over each other
     if dimension.choices:
         panel.set_xticks(range(len(dimension.choices)), dimension.choices)
         panel.set_xlim(-0.5, len(dimension.choices) - 0.5)

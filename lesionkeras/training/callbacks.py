@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from lesionkeras.config import TrainConfig
 from lesionkeras.errors import RunError
-from lesionkeras.training.checkpoints import TrainingState, write_best, write_last
+from lesionkeras.training.checkpoints import TrainingState, view_array, write_best, write_last
 from lesionkeras.training.log import Row, write_log
 from lesionkeras.training.run import RunDirectory, replacing
 
@@ -78,7 +78,7 @@ class FiniteGuard(keras.callbacks.Callback):
                 next_step="repeat the data set in make_train",
             )
         for variable in self.model.variables:
-            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+            if not np.isfinite(view_array(variable)).all():
                 self._stop(self._steps - 1, f"The variable {variable.path}", "NaN or infinity")
 
     def _check_pending(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from lesionkeras.errors import RunError
 from lesionkeras.training.log import Row
@@ -100,10 +101,19 @@ def read_best(run: RunDirectory, model: keras.Model) -> int:
     return json.loads(text)["epoch"]
 
 
+def view_array(variable: keras.Variable) -> np.ndarray:
+    """Shows a variable as an array, without a copy on a CPU; to be let go before the next step.
+
+    `keras.ops.convert_to_numpy` copies: with it the checks and `last` of a network of ResNet34's
+    size (283 MB with AdamW) took .67 s of CPU an epoch, like this about .2 s.
+    """
+    return np.asarray(tf.convert_to_tensor(variable.value))
+
+
 def _collect(group: str, variables: Iterable[Any]) -> dict[str, np.ndarray]:
     """Names each variable by group, position (paths may repeat) and path."""
     return {
-        f"{group}/{position} {variable.path}": keras.ops.convert_to_numpy(variable)
+        f"{group}/{position} {variable.path}": view_array(variable)
         for position, variable in enumerate(variables)
     }
 

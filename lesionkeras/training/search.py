@@ -256,7 +256,7 @@ def _to_result(trial: Any, out: Path) -> TrialResult:
         folder=folder,
         status=status,
         metric=_read_metric(out / folder) if status == "completed" else "",
-        score=trial.score if status == "completed" else math.nan,
+        score=float(trial.score) if status == "completed" else math.nan,
         seconds=trial.metrics.get_best_value(_SECONDS) if status == "completed" else 0.0,
         reason=reason_file.read_text(encoding="utf-8").strip() if is_failed else "",
         values=_to_changes(trial.hyperparameters.values),
