@@ -191,7 +191,8 @@ def _write_cache(
     if not count:
         raise _make_dropped_error(builder, split, data, lesion_types)
     images.flush()
-    np.savez(folder / "rows.npz", **{key: np.asarray(value) for key, value in columns.items()})
+    arrays: dict[str, Any] = {key: np.asarray(value) for key, value in columns.items()}
+    np.savez(folder / "rows.npz", **arrays)
 
 
 def prepare(

@@ -92,7 +92,8 @@ def fetch_imagenet(backbone: str) -> Path:
             )
         )
     except Exception as error:  # get_file raises plain Exception where no hub answers
-        found = " ".join(str(error).removeprefix(f"URL fetch failure on {source.url}: ").split())
+        text = str(error).removeprefix(f"URL fetch failure on {source.url}: ")
+        found = " ".join(text.removeprefix("None -- ").split())
         raise RecipeError(
             f"ImageNet weights of {backbone} cannot be downloaded",
             where=source.url,

@@ -239,21 +239,24 @@ class SSD(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return every constructor argument as plain values."""
-        parts = {
-            "config": self.ssd_config,
-            "match": self.match,
-            "loss": self.loss_config,
-            "decode": self.decode,
+        return {
+            "config": asdict(self.ssd_config),
+            "match": asdict(self.match),
+            "loss": asdict(self.loss_config),
+            "decode": asdict(self.decode),
+            "name": self.name,
         }
-        return {key: asdict(value) for key, value in parts.items()} | {"name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SSD:
         """Build the model that `get_config` described."""
-        kinds = {"config": SSDConfig, "match": MatchConfig, "loss": LossConfig}
-        kinds |= {"decode": DecodeConfig}
-        parts = {key: from_json(config[key], kind) for key, kind in kinds.items()}
-        return cls(**parts, name=config["name"])
+        return cls(
+            from_json(config["config"], SSDConfig),
+            from_json(config["match"], MatchConfig),
+            from_json(config["loss"], LossConfig),
+            from_json(config["decode"], DecodeConfig),
+            name=config["name"],
+        )
 
 
 def build_ssd(

@@ -184,15 +184,15 @@ def _read_backbone(
 
 def _check_keys(keys: Collection[str], wanted: Collection[str], where: str, backbone: str) -> None:
     """Check that a file has each of the backbone's variables once, and nothing else."""
+    if (other := _guess_network(keys)) not in ("", backbone):
+        raise RecipeError(
+            "The weights are another network's",
+            where=where,
+            found=other,
+            wanted=backbone,
+            next_step=f"give --backbone {other}, or weights of {backbone}",
+        )
     if missing := [key for key in wanted if key not in keys]:
-        if (other := _guess_network(keys)) not in ("", backbone):
-            raise RecipeError(
-                "The weights are another network's",
-                where=where,
-                found=f"{other}, without {missing[0]}",
-                wanted=backbone,
-                next_step=f"give --backbone {other}, or weights of {backbone}",
-            )
         raise RecipeError(
             "Weights are missing",
             where=where,
@@ -200,7 +200,7 @@ def _check_keys(keys: Collection[str], wanted: Collection[str], where: str, back
             wanted=f"the {len(wanted)} variables of KerasCV's {backbone}",
             next_step="make the file again, or name another",
         )
-    counts = Counter(keys)
+    counts = Counter(list(keys))  # of a mapping it would take the values for counts
     if surplus := [key for key in counts if key not in wanted or counts[key] > 1]:
         raise RecipeError(
             "Weights have no place in the network, or are there twice",

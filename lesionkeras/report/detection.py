@@ -70,11 +70,19 @@ def open_run(builder: Any, recipe: SSDRecipe, out: Path) -> DetectionRun:
         print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     print(describe_augmentation(recipe.augment, splits.train.describe()["images"]))
     reached = check_anchors(splits.train, recipe)
-    fingerprint = builder.info.full_name + " " + Path(builder.data_path).parts[-4:][0]
-    environment = describe_environment(fingerprint, compute_weights_sha256(recipe.model))
+    environment = describe_environment(
+        find_fingerprint(builder), compute_weights_sha256(recipe.model)
+    )
     directory = RunDirectory.open(out, recipe, "ssd", environment)
     print(f"{'Resuming' if directory.resumed else 'Run'}: {directory.path}", flush=True)
     return DetectionRun(recipe, splits, reached, directory)
+
+
+def find_fingerprint(builder: Any) -> str:
+    """Return what tells a prepared data set from every other: its folder's name, or its version."""
+    folders = Path(str(builder.data_path)).parts
+    named = [part for part in folders if part.startswith(f"{builder.info.name}-")]
+    return named[-1] if named else str(builder.info.full_name)
 
 
 def train(run: DetectionRun) -> tuple[SSD, list[Row], int]:

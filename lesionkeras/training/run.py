@@ -230,13 +230,13 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def describe_environment(
-    data_fingerprint: str = "", weights_file: Path | None = None
+    data_fingerprint: str = "", weights_sha256: str = ""
 ) -> dict[str, Any]:
     """Describes what a run stands on besides its recipe.
 
     Args:
         data_fingerprint: Digest of the prepared data set.
-        weights_file: The file that the starting weights were read from, if any.
+        weights_sha256: Digest of the file that the starting weights were read from, if any.
 
     Returns:
         Package versions, Python, machine, git commit ("" outside a checkout), data fingerprint
@@ -254,7 +254,7 @@ def describe_environment(
         "machine": platform.platform(),
         "git_commit": _find_git_commit(),
         "data_fingerprint": data_fingerprint,
-        "weights_sha256": compute_sha256(weights_file) if weights_file else "",
+        "weights_sha256": weights_sha256,
     }
 
 

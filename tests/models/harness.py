@@ -73,7 +73,7 @@ def make_loud(model: keras.Model, prefixes: tuple[str, ...], std: float = 0.2) -
     changed = [v for v in model.variables if v.path.startswith(prefixes)]
     assert changed
     for variable in changed:
-        variable.assign_add(random.normal(0, std, variable.shape))
+        variable.assign_add(random.normal(0, std, variable.shape).astype("float32"))
 
 
 def check_learns(case: NetworkCase, steps: int, below: float) -> keras.Model:
@@ -142,14 +142,18 @@ def check_xla_training_step(case: NetworkCase, rtol: float) -> None:
     results = []
     for jit_compile in (False, True):
         model = case.build_seeded()
-        compile_for_test(model, jit_compile)
+        model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=jit_compile)
         assert model.jit_compile is jit_compile
-        results.append((train(model, case, 1), [np.array(v) for v in model.variables]))
-    (plain, variables), (compiled, compiled_variables) = results
+        before = [np.array(v) for v in model.variables]
+        losses = train(model, case, 1)
+        updates = [np.array(v) - old for v, old in zip(model.variables, before, strict=True)]
+        results.append((losses, updates))
+    (plain, updates), (compiled, compiled_updates) = results
     np.testing.assert_allclose(compiled, plain, rtol=rtol)
-    # AdamW's first step is the sign of the gradient: what is near 0 may go either way by 1e-3
-    for ours, reference in zip(compiled_variables, variables, strict=True):
-        np.testing.assert_allclose(ours, reference, atol=2.1e-3, rtol=1e-3)
+    assert sum(np.any(update) for update in updates) > len(updates) // 2
+    for ours, reference in zip(compiled_updates, updates, strict=True):
+        # an update is a difference: what the variable itself rounds away is lost
+        np.testing.assert_allclose(ours, reference, atol=rtol * np.abs(reference).max() + 1e-6)
 
 
 def check_xla_function(function: Callable[[Any], Any], x: np.ndarray, atol: float) -> Any:
