@@ -24,8 +24,8 @@ class DataConfig:
     # DeepLesion's Coarse_lesion_type (4 = liver) of the boxes that are targets; () is all types,
     # for deeplesion/liver (4,).  A data set without types ignores it.
     lesion_types: tuple[int, ...] = ()
-    image_size_px: int = 256  # square network input
-    window_hu: tuple[float, float] = (-160.0, 240.0)  # low, high; P3, 3.1
+    image_size_px: int = 224  # square network input
+    window_hu: tuple[float, float] = (-20.0, 220.0)  # low, high: liver, lesions and vessels
     max_boxes: int = 20  # rows of padded ground truth an image
 
 
@@ -36,23 +36,23 @@ class AugmentConfig:
     mode: str = "online"  # "none"; "copies": P1's fixed copies; "online": new every epoch
     copies: int = 4  # P1, 3.2.2: 1,267 images become 6,335
     brightness: float = 0.1  # added, uniform in +-brightness
-    gamma: tuple[float, float] = (0.5, 2.0)  # P1, 3.2.2 (imgaug GammaContrast)
+    gamma: tuple[float, float] = (0.8, 1.25)  # P1: 0.5, 2.0, which hides weak lesions
     noise_std: float = 0.03  # upper end; the standard deviation is uniform in 0..noise_std
     translate_fraction: float = 0.1  # of the side, uniform in +-
-    flip_left_right: bool = False
-    flip_up_down: bool = False
-    scale: tuple[float, float] = (1.0, 1.0)  # zoom, log-uniform
-    crop_size_px: int = 0  # 0 trains on whole images
-    crop_on_lesion_probability: float = 0.75  # share of crops that hold a lesion, if there is one
+    flip_left_right: bool = True  # "online" only, as all below; patients lie on either side
+    flip_up_down: bool = True
+    scale: tuple[float, float] = (0.8, 1.25)  # zoom, log-uniform
+    crop_size_px: int = 64  # 0 trains on whole images; the run of 2026-11-21 in CHANGELOG
+    crop_on_lesion_probability: float = 0.7  # share of crops that hold a lesion, if there is one
 
 
 @dataclass(frozen=True)
 class AnchorConfig:
     """Anchor boxes: one grid a stride."""
 
-    strides_px: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
-    size_factor: float = 2.5  # anchor side at scale 1, in strides; from the anchor-recall report
-    scales: tuple[float, ...] = (1.0, 1.4142135)
+    strides_px: tuple[int, ...] = (4, 8, 16, 32)
+    size_factor: float = 1.77  # anchor side at scale 1, in strides; from the anchor-recall report
+    scales: tuple[float, ...] = (1.0, 1.4142135, 2.0)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width at equal area
 
 
@@ -61,7 +61,7 @@ class MatchConfig:
     """Which anchors are positive (P1, 4.2: IoU > .5; the best anchor of a box always is)."""
 
     positive_iou: float = 0.5
-    negative_iou: float = 0.5  # anchors between the two are ignored
+    negative_iou: float = 0.35  # anchors between the two are ignored
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)  # SSD (Liu 2016)
 
 
@@ -73,9 +73,9 @@ class SSDConfig:
     weights: str = "none"  # "none", "imagenet" or a .npz file
     input_scaling: str = "unit"  # "unit", "imagenet_caffe", "imagenet_torch"; the weights decide
     num_classes: int = 1  # lesion classes; background is implicit
-    extra_channels: tuple[int, ...] = (256, 256, 256, 256)  # P1's four extra convolution layers
-    top_down_channels: int = 128  # 0: plain SSD as in P1; else coarse maps are added to fine ones
-    head_channels: int = 128  # 0: heads are one 3x3 convolution, as in SSD
+    extra_channels: tuple[int, ...] = (256,)  # P1's extra convolution layers; P1 has four
+    top_down_channels: int = 64  # 0: plain SSD as in P1; else coarse maps are added to fine ones
+    head_channels: int = 0  # 0: heads are one 3x3 convolution, as in SSD
     prior_prob: float = 0.01  # of a lesion at an anchor, at the start
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
 
@@ -94,7 +94,7 @@ class OptimizerConfig:
     """How weights move."""
 
     name: str = "adamw"  # or "sgd"
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     momentum: float = 0.9  # sgd
     nesterov: bool = True  # sgd
     weight_decay: float = 1e-4  # adamw
@@ -108,8 +108,8 @@ class TrainConfig:
     """How long, how much at once, and how exactly."""
 
     epochs: int = 75
-    batch_size: int = 16
-    images_per_epoch: int = 0  # 0: every training image once
+    batch_size: int = 32  # crops
+    images_per_epoch: int = 288  # 0: every training example once
     precision: str = "auto"  # auto, float32, bfloat16, float16
     seed: int = 0
     validate_every_epochs: int = 5  # the last epoch is always validated

@@ -1,4 +1,4 @@
-"""The errors a user can cause, each as one sentence with what, where, found, wanted and next step."""
+"""The errors a user can cause, each one sentence: what, where, found, wanted, next step."""
 
 from __future__ import annotations
 

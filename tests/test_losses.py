@@ -41,9 +41,7 @@ def make_case():
 
 def test_smooth_l1_is_quadratic_then_linear():
     error = np.array([-3.0, -2.0, -0.5, 0.0, 1.0, 4.0], np.float32)
-    np.testing.assert_allclose(
-        smooth_l1(error, 2.0), [2.0, 1.0, 0.0625, 0.0, 0.25, 3.0], rtol=1e-6
-    )
+    np.testing.assert_allclose(smooth_l1(error, 2.0), [2.0, 1.0, 0.0625, 0.0, 0.25, 3.0], rtol=1e-6)
 
 
 def test_log_probabilities_take_background_as_a_logit_of_zero():

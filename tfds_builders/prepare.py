@@ -164,7 +164,7 @@ class _Progress:
             return
         self.last_s = passed_s
         text = f"{self.title}: preparing image {self.count}"
-        if self.total:
+        if self.total and self.count <= self.total:
             left_s = (passed_s - self.first_s) / (self.count - 1) * (self.total - self.count)
             text += f" of {self.total}, about {left_s:.0f} s left"
         self.width = max(self.width, len(text))
@@ -202,7 +202,8 @@ def _build(builder_class: Any, config: str, raw: RawIndex | None, folder: Path, 
 
     tfds.disable_progress_bar()
     builder = builder_class(config=config or None, data_dir=str(folder))
-    progress = _Progress(title, raw.num_images if raw else None)
+    total = raw.num_images if raw else getattr(builder, "num_images_about", None)
+    progress = _Progress(title, total)
     builder._generate_examples = progress.follow(builder._generate_examples)
     # TFDS prints where it writes, which here is a folder that will be renamed.
     builder._log_download_bytes = builder._log_download_done = lambda: None

@@ -258,16 +258,18 @@ def export(run: DetectionRun, model: SSD, metrics: dict[str, Any]) -> Path:
     )
 
 
-def describe_score(metrics: dict[str, Any]) -> str:
-    """Return the line a run ends with: the four scores with their intervals."""
+def print_summary(run: DetectionRun, metrics: dict[str, Any]) -> None:
+    """Print where the run's files are and, last, its four scores with their intervals."""
+    directory, counts = run.directory, metrics["counts"]
+    print(f"Run: {directory.path}\nReport: {directory.report}\nExport: {directory.export}")
     names = {"map50": "mAP50", "map50_95": "mAP50-95", "precision": "precision", "recall": "recall"}
 
     def tell(key: str) -> str:
-        score = metrics[key]
-        if score["value"] is None:
+        value, low, high = (metrics[key][part] for part in ("value", "low", "high"))
+        if value is None:
             return f"{names[key]} undefined"
-        return f"{names[key]} {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+        return f"{names[key]} {value:.3f}{interval}"
 
-    counts = metrics["counts"]
     measured = f"{counts['images']} test images of {counts['patients']} patients"
-    return "Score: " + ", ".join(tell(key) for key in names) + f" on {measured}"
+    print("Score: " + ", ".join(tell(key) for key in names) + f" on {measured}")

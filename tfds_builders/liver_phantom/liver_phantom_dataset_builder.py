@@ -23,6 +23,7 @@ from tfds_builders.liver_phantom.phantom import (
     render_slice,
 )
 
+KEY_SLICES_A_PATIENT = 2.6  # on average
 SEED = 20250  # of all patients of version 1.0.0
 # Patients are numbered through all splits and configs: no number is in two splits.
 FIRST_PATIENT = {"train": 0, "validation": 1000, "test": 2000}
@@ -52,12 +53,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
     BUILDER_CONFIGS: ClassVar[list[PhantomConfig]] = [
         PhantomConfig(
-            name="default", description="120 + 16 + 24 patients.", num_patients=(120, 16, 24)
+            name="default", description="140 + 16 + 40 patients.", num_patients=(140, 16, 40)
         ),
         PhantomConfig(
             name="tiny", description="6 + 3 + 3 patients, for tests.", num_patients=(6, 3, 3)
         ),
     ]
+
+    @property
+    def num_images_about(self) -> int:
+        """How many examples there will be, roughly: what the progress line counts to."""
+        return round(KEY_SLICES_A_PATIENT * sum(self.builder_config.num_patients))
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

@@ -34,8 +34,8 @@ MIN_BOX_SIDE_MM = 5.0  # a smaller footprint is not boxed: partial volume hides 
 SHOWN_SCALE = 0.85  # a lesion counts as shown where its cross-section has this relative size
 GRAZED_SCALE = 0.6  # below this a lesion in a slice is ambiguous
 SEARCH_SLICES = 2  # a key slice may lie this far from the lesion's middle
-NUM_FREE = 1  # key slices without a lesion, of a patient who has lesions
-NUM_ALL_FREE = 3  # key slices of a patient without lesions
+FREE_SHARE = 0.5  # of the patients with lesions have one key slice without a lesion
+NUM_ALL_FREE = 2  # key slices of a patient without lesions
 FREE_Z_MM = (-60.0, 60.0)  # where the liver is large
 
 
@@ -91,10 +91,10 @@ def key_slices(patient: Patient) -> list[int]:
             chosen.append(_choose_slice(patient, lesion))
     free = _find_free_slices(patient)
     rng = np.random.default_rng([patient.seed, patient.patient_idx, 2])
-    wanted = NUM_FREE if patient.lesions else NUM_ALL_FREE
-    for part in np.array_split(free, min(wanted, len(free)) or 1):
-        if len(part):
-            chosen.append(int(rng.choice(part)))
+    wanted = int(rng.random() < FREE_SHARE) if patient.lesions else NUM_ALL_FREE
+    if wanted and free:
+        parts = np.array_split(free, min(wanted, len(free)))
+        chosen += [int(rng.choice(part)) for part in parts]
     return sorted(set(chosen))
 
 

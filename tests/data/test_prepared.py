@@ -1,0 +1,211 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lesionkeras.config import DataConfig
+from lesionkeras.data import prepared
+from lesionkeras.data.prepared import choose_lesion_types, concatenate, prepare
+from lesionkeras.errors import DataError
+from tests.data.made import make_prepared
+
+DATA = DataConfig(name="deeplesion", config="all", image_size_px=64, max_boxes=3)
+LESION_HU, TISSUE_HU = 40, 100  # of the dummy data
+
+
+def list_cache(builder):
+    folder = Path(builder.data_path) / "cache"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def catch(builder, split, data):
+    before = list_cache(builder)
+    with pytest.raises(DataError) as caught:
+        prepare(builder, split, data)
+    assert list_cache(builder) == before
+    return str(caught.value)
+
+
+def test_split_of_one_square_image_as_it_is(deeplesion_all):
+    train = prepare(deeplesion_all, "train", DATA)
+    assert len(train) == 1
+    assert (train.files, train.patients) == (("009001_01_01_010.png",), ("009001",))
+    assert train.images.shape == (1, 64, 64, 3) and train.images.dtype == np.int16
+    np.testing.assert_allclose(train.real_boxes(0), [[10, 20, 26, 32], [40, 5, 55, 18]], atol=1e-4)
+    assert train.classes.tolist() == [[0, 0, -1]] and train.classes.dtype == np.int32
+    assert not train.boxes[0, 2].any() and train.boxes.dtype == np.float32
+    lesion = train.images[0, 20:32, 10:26]
+    assert np.all(lesion == LESION_HU)
+    background = [TISSUE_HU - 10, TISSUE_HU, TISSUE_HU + 10]  # previous, key, next
+    assert train.images[0, 60, 60].tolist() == background
+    np.testing.assert_allclose(train.spacing_mm, [[0.703125, 0.703125]])
+    assert train.size_px.tolist() == [[64, 64]]
+
+
+def test_image_that_is_not_square_is_scaled_per_axis(deeplesion_all):
+    test = prepare(deeplesion_all, "test", replace(DATA, image_size_px=96))
+    row = test.files.index("009003_01_02_005.png")  # 48 x 80 px, box x 60 to 80, y 30 to 45
+    np.testing.assert_allclose(
+        test.real_boxes(row), [[60 * 96 / 80, 30 * 2, 96, 45 * 2]], atol=1e-3
+    )
+    x1, y1, x2, y2 = test.real_boxes(row)[0].astype(int)
+    assert np.all(test.images[row, y1 + 2 : y2 - 2, x1 + 2 : x2 - 1] == LESION_HU)
+    assert np.all(test.images[row, y1 - 12 : y1 - 2, x1 + 2 : x2, 1] == TISSUE_HU)
+    np.testing.assert_allclose(test.spacing_mm[row], [0.8 * 48 / 96, 0.8 * 80 / 96], rtol=1e-6)
+    assert test.size_px[row].tolist() == [48, 80]
+    assert test.images.min() == -1024  # padding of -3024 HU means air
+
+
+def test_cache_is_written_once(deeplesion_all, monkeypatch):
+    data, calls = replace(DATA, image_size_px=32), []
+    first = prepare(deeplesion_all, "test", data, lambda *counts: calls.append(counts))
+    assert calls == [(1, 2), (2, 2)]
+    names = list_cache(deeplesion_all)
+    monkeypatch.setattr(prepared, "_resized_examples", None)  # a second decoding would fail
+    again = prepare(deeplesion_all, "test", data, lambda *counts: calls.append(counts))
+    assert len(calls) == 2 and list_cache(deeplesion_all) == names
+    assert isinstance(again.images, np.memmap)
+    for name, value in vars(first).items():
+        assert np.array_equal(value, getattr(again, name)), name
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size_px", 96),
+        ("max_boxes", 4),
+        ("keep_noisy", False),
+        ("lesion_types", (2, 4)),
+    ],
+)
+def test_what_changes_the_content_changes_the_name(deeplesion_all, field, value):
+    changed = replace(DATA, **{field: value})
+    names = {prepared._digest(deeplesion_all, "train", data) for data in (DATA, changed)}
+    names.add(prepared._digest(deeplesion_all, "test", DATA))
+    assert len(names) == 3
+    window = replace(DATA, window_hu=(-100.0, 100.0))  # is applied at reading
+    assert prepared._digest(deeplesion_all, "train", window) in names
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_interrupted_write_leaves_nothing(deeplesion_all, error):
+    data, before = replace(DATA, image_size_px=160), list_cache(deeplesion_all)
+
+    def stop(done, total):
+        if done == 2:
+            raise error
+
+    with pytest.raises(error):
+        prepare(deeplesion_all, "test", data, stop)
+    assert list_cache(deeplesion_all) == before
+    assert len(prepare(deeplesion_all, "test", data)) == 2
+    assert len(list_cache(deeplesion_all)) == len(before) + 1
+
+
+def test_another_process_may_be_faster(deeplesion_all):
+    data = replace(DATA, image_size_px=128)
+
+    def overtake(done, total):
+        if done == 1:
+            prepare(deeplesion_all, "test", data)
+
+    before = list_cache(deeplesion_all)
+    assert len(prepare(deeplesion_all, "test", data, overtake)) == 2
+    assert len(list_cache(deeplesion_all)) == len(before) + 1
+
+
+def test_too_many_boxes(deeplesion_all):
+    assert catch(deeplesion_all, "train", replace(DATA, max_boxes=1)) == (
+        "An image has more boxes than rows of ground truth in 009001_01_01_010.png: found 2 boxes, "
+        "wanted at most 1; set data.max_boxes=2."
+    )
+
+
+def test_unknown_split(deeplesion_all):
+    assert catch(deeplesion_all, "tset", DATA) == (
+        "A split has no images in data set deeplesion: found nothing in 'tset', wanted one of "
+        "test, train, validation; name one with --train-split, --validation-split or --test-split."
+    )
+
+
+def test_noisy_lesions_and_their_images_are_dropped(deeplesion_all):
+    kept = prepare(deeplesion_all, "test", DATA)
+    assert sorted(kept.patients) == ["009003", "009004"]
+    clean = prepare(deeplesion_all, "test", replace(DATA, keep_noisy=False))
+    assert clean.patients == ("009004",)
+    assert len(clean.images) == len(clean.boxes) == len(clean.size_px) == 1
+    np.testing.assert_allclose(clean.real_boxes(0), [[8, 8, 24, 30]], atol=1e-4)
+    assert np.all(clean.images[0, 8:30, 8:24] == LESION_HU)
+
+
+def test_liver_teaches_liver_lesions_alone(deeplesion_liver, deeplesion_all):
+    data = replace(DATA, config="liver")
+    assert choose_lesion_types(deeplesion_liver, data) == (4,)
+    assert choose_lesion_types(deeplesion_all, data) == ()
+    train = prepare(deeplesion_liver, "train", data)
+    np.testing.assert_allclose(train.real_boxes(0), [[10, 20, 26, 32]], atol=1e-4)
+    both = prepare(deeplesion_liver, "train", replace(data, lesion_types=(2, 4)))
+    assert len(both.real_boxes(0)) == 2
+
+
+def test_chosen_types(deeplesion_all):
+    abdomen = prepare(deeplesion_all, "train", replace(DATA, lesion_types=(2,)))
+    np.testing.assert_allclose(abdomen.real_boxes(0), [[40, 5, 55, 18]], atol=1e-4)
+    lung = prepare(deeplesion_all, "test", replace(DATA, lesion_types=(5, 2)))
+    assert lung.patients == ("009004",)
+
+
+def test_nothing_left(deeplesion_all, deeplesion_liver):
+    assert catch(deeplesion_all, "train", replace(DATA, lesion_types=(5, 6))) == (
+        "A split has no wanted lesion in 'train' of data set deeplesion: found all lesions of its "
+        "1 images dropped, wanted lesions of type 5 or 6; change data.lesion_types or "
+        "data.keep_noisy."
+    )
+    assert catch(deeplesion_liver, "test", replace(DATA, keep_noisy=False)) == (
+        "A split has no wanted lesion in 'test' of data set deeplesion: found all lesions of its 1 "
+        "images dropped, wanted lesions of type 4 that are not noisy; change data.lesion_types or "
+        "data.keep_noisy."
+    )
+
+
+def test_images_without_lesions_stay_and_types_are_not_asked_of_others(tmp_path):
+    from tfds_builders import open_builder
+
+    builder = open_builder("liver_phantom", "tiny", tmp_path, None, False)
+    data = DataConfig(image_size_px=32, lesion_types=(4,), keep_noisy=False)
+    validation = prepare(builder, "validation", data)
+    assert len(validation) == builder.info.splits["validation"].num_examples
+    counts = (validation.classes >= 0).sum(axis=1)
+    assert 0 in counts and counts.max() > 0
+    whole = prepare(builder, "validation", DataConfig(image_size_px=32))
+    assert np.array_equal(whole.boxes, validation.boxes)
+
+
+@pytest.mark.real
+def test_shared_liver_slices(real_data, tmp_path):
+    """36 images of 15 patients; 002648 also has an abdominal box, which is no target."""
+    from tfds_builders import open_builder
+
+    builder = open_builder("deeplesion", "liver", tmp_path, real_data / "deeplesion", False)
+    data = DataConfig(image_size_px=64)
+    splits = {name: prepare(builder, name, data) for name in ("validation", "test")}
+    assert {name: len(split) for name, split in splits.items()} == {"validation": 19, "test": 17}
+    both = concatenate(list(splits.values()))
+    assert len(set(both.patients)) == 15
+    boxes = {file: len(both.real_boxes(i)) for i, file in enumerate(both.files)}
+    assert sum(boxes.values()) == 36 and boxes["002648_01_01_061.png"] == 1
+    every = replace(data, lesion_types=(2, 4))
+    assert sum((prepare(builder, s, every).classes >= 0).sum() for s in splits) == 37
+
+
+def test_take_and_concatenate_keep_rows_together():
+    images = make_prepared(5)
+    taken = images.take([3, 0])
+    assert taken.files == ("003.png", "000.png") and taken.patients == ("001", "000")
+    assert np.array_equal(taken.images[0], images.images[3])
+    joined = concatenate([taken, make_prepared(2, first=7)])
+    assert joined.files == ("003.png", "000.png", "007.png", "008.png")
+    assert joined.patients == ("001", "000", "003", "004")
+    assert len(joined) == 4 and joined.boxes.shape == (4, 3, 4)
+    assert np.array_equal(joined.images[2], make_prepared(1, first=7).images[0])
