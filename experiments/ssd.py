@@ -6,8 +6,7 @@
 Source: Kour and Adilakshmi 2024 (P1); Liu et al. 2016, SSD.
 Differs: `default` learns from crops and adds coarse maps to fine ones; `paper` is P1's recipe.
 Data: the built-in liver phantom, or DeepLesion's liver images by --data deeplesion/liver.
-Costs: 75 epochs of `default` take about 12 minutes on two cores.
-"""
+Costs: 75 epochs of `default` take 12 minutes on two cores."""
 
 from __future__ import annotations
 
@@ -29,6 +28,7 @@ PAPER = override(
         "model.weights": "imagenet",  # P1, 3.3.1
         "model.extra_channels": (256, 256, 256, 256),  # P1, 3.3.1
         "model.top_down_channels": 0,
+        "model.head_channels": 0,
         "model.anchors.strides_px": (32, 64, 128, 256),  # from the 7x7 map up: P1, 3.3.1
         "model.anchors.size_factor": 1.0,
         "model.anchors.scales": (1.0, 1.4142135),

@@ -75,7 +75,7 @@ class SSDConfig:
     num_classes: int = 1  # lesion classes; background is implicit
     extra_channels: tuple[int, ...] = (256,)  # P1's extra convolution layers; P1 has four
     top_down_channels: int = 64  # 0: plain SSD as in P1; else coarse maps are added to fine ones
-    head_channels: int = 0  # 0: heads are one 3x3 convolution, as in SSD
+    head_channels: int = 64  # 0: heads are one 3x3 convolution, as in SSD; else one more before it
     prior_prob: float = 0.01  # of a lesion at an anchor, at the start
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
 
