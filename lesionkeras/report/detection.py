@@ -32,7 +32,12 @@ from lesionkeras.report.ssd_report import write_ssd_report
 from lesionkeras.serving.export import export_detector
 from lesionkeras.training.detector import train_detector
 from lesionkeras.training.log import Row
-from lesionkeras.training.run import RunDirectory, describe_environment, write_json
+from lesionkeras.training.run import (
+    RunDirectory,
+    check_out,
+    describe_environment,
+    write_json,
+)
 
 NUM_WARMUP_IMAGES = 2
 
@@ -47,12 +52,30 @@ class DetectionRun:
     directory: RunDirectory
 
 
+def check_start(recipe: SSDRecipe, out: Path) -> SSDRecipe:
+    """Check, before any data is read or written, that a recipe can run in a folder.
+
+    Args:
+        recipe: As the command line gave it.
+        out: The run directory; it may be missing.
+
+    Returns:
+        The recipe with the input scaling that its weights want.
+
+    Raises:
+        RecipeError, RunError: The weights or the folder do not fit.
+    """
+    recipe = replace(recipe, model=resolve_input_scaling(recipe.model))
+    check_out(out, recipe, "ssd")
+    return recipe
+
+
 def open_run(builder: Any, recipe: SSDRecipe, out: Path) -> DetectionRun:
     """Open data, count what anchors reach, and make or resume the run directory.
 
     Args:
         builder: A prepared TFDS builder with the shared detection schema.
-        recipe: Its input scaling is replaced by the one that its weights want.
+        recipe: From `check_start`.
         out: The run directory.
 
     Returns:
@@ -61,7 +84,6 @@ def open_run(builder: Any, recipe: SSDRecipe, out: Path) -> DetectionRun:
     Raises:
         DataError, RecipeError, RunError: Data, weights or folder do not fit; `out` is untouched.
     """
-    recipe = replace(recipe, model=resolve_input_scaling(recipe.model))
     with Counter(f"Reading {recipe.data.name}") as progress:
         splits = open_splits(builder, recipe, progress)
     if splits.warning:
@@ -105,7 +127,7 @@ def train_and_validate(builder: Any, recipe: SSDRecipe, out: Path) -> dict[str, 
     Raises:
         RecipeError: The recipe holds no patients out: the test split is not tuned on.
     """
-    run = open_run(builder, recipe, out)
+    run = open_run(builder, check_start(recipe, out), out)
     if run.splits.validation is None or run.splits.warning:
         raise RecipeError(
             "A search has no validation patients",

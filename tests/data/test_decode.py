@@ -53,7 +53,7 @@ def test_missing_neighbours_are_the_key_slice(missing):
 
 @pytest.mark.parametrize("run", [decode_example, tf.function(decode_example)])
 def test_record_becomes_an_example(run):
-    example = run(make_record())
+    example = run(tf.nest.map_structure(tf.constant, make_record()))
     assert example["image_hu"].shape == (3, 5, 3)
     assert example["image_hu"][0, 4].numpy().tolist() == [-96, 44, 44]
     np.testing.assert_allclose(example["boxes"], [[1, 1, 4, 3], [2, 0, 5, 2]], atol=1e-6)

@@ -88,9 +88,9 @@ def test_what_changes_the_content_changes_the_name(deeplesion_all, field, value)
     assert prepared._digest(deeplesion_all, "train", window) in names
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_interrupted_write_leaves_nothing(deeplesion_all, error):
-    data, before = replace(DATA, image_size_px=160), list_cache(deeplesion_all)
+@pytest.mark.parametrize(("error", "side_px"), [(KeyboardInterrupt, 160), (ValueError, 192)])
+def test_interrupted_write_leaves_nothing(deeplesion_all, error, side_px):
+    data, before = replace(DATA, image_size_px=side_px), list_cache(deeplesion_all)
 
     def stop(done, total):
         if done == 2:
@@ -125,7 +125,7 @@ def test_too_many_boxes(deeplesion_all):
 def test_unknown_split(deeplesion_all):
     assert catch(deeplesion_all, "tset", DATA) == (
         "A split has no images in data set deeplesion: found nothing in 'tset', wanted one of "
-        "test, train, validation; name one with --train-split, --validation-split or --test-split."
+        "train, validation, test; name one with --train-split, --validation-split or --test-split."
     )
 
 

@@ -48,14 +48,14 @@ def publish(monkeypatch):
 
 def write_safetensors(path, state):
     """The arrays of a state dict in the order of the file, which is not the header's."""
-    header, content = {"__metadata__": {"format": "pt"}}, b""
+    header, content, start = {"__metadata__": {"format": "pt"}}, [], 0
     for name, array in reversed(state.items()):
         kind = {"float32": "F32", "int64": "I64"}[array.dtype.name]
-        span = [len(content), len(content) + array.nbytes]
+        span = [start, start := start + array.nbytes]
         header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": span}
-        content += array.tobytes()
+        content.append(array.tobytes())
     text = json.dumps(dict(sorted(header.items()))).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(content))
 
 
 def make_torch_names():
