@@ -43,7 +43,7 @@ class AugmentConfig:
     flip_up_down: bool = True
     scale: tuple[float, float] = (0.8, 1.25)  # zoom, log-uniform
     crop_size_px: int = 64  # 0 trains on whole images; the run of 2026-11-21 in CHANGELOG
-    crop_on_lesion_probability: float = 0.7  # share of crops that hold a lesion, if there is one
+    crop_on_lesion_probability: float = 0.6  # share of crops that hold a lesion, if there is one
 
 
 @dataclass(frozen=True)

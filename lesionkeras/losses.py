@@ -38,18 +38,19 @@ def log_probabilities(class_logits: Any) -> tuple[Any, Any]:
 
 
 def select_hard_negatives(negative_loss: Any, num_wanted: Any) -> Any:
-    """Return a float32 mask of the highest-loss negatives of each image.
+    """Return a float32 mask of the highest-loss negatives of a batch.
 
     Args:
         negative_loss: float32 [B, A], below 0 where an anchor is no negative.
-        num_wanted: float32 [B].
+        num_wanted: float32 scalar.
 
     Returns:
-        float32 [B, A] of 0 and 1; ties go to the lower anchor index.
+        float32 [B, A] of 0 and 1; ties go to the lower image, then the lower anchor.
     """
-    order = ops.argsort(-negative_loss, axis=1)  # ascending sort is stable: ties by index
-    rank = ops.argsort(order, axis=1)
-    hard = ops.cast(rank, "float32") < num_wanted[:, None]
+    flat = ops.reshape(negative_loss, (-1,))
+    order = ops.argsort(-flat)  # ascending sort is stable: ties by index
+    rank = ops.reshape(ops.argsort(order), ops.shape(negative_loss))
+    hard = ops.cast(rank, "float32") < num_wanted
     return ops.cast(ops.logical_and(hard, negative_loss >= 0.0), "float32")
 
 
@@ -63,9 +64,9 @@ def multibox_loss(
 ) -> tuple[Any, Any]:
     """Return SSD's two losses, each summed over the batch and divided by its positives.
 
-    Smooth L1 on positives; log loss on positives and on the hardest negatives, a fixed number
-    a positive.  An image without a box keeps `negatives_per_positive` negatives of its own, so
-    that it too teaches what is no lesion.
+    Smooth L1 on positives; log loss on positives and on the batch's hardest negatives, a fixed
+    number a positive.  They are sought in the whole batch, not image by image as in SSD: images
+    without a lesion, of which SSD's data had none, then teach what is no lesion.
 
     Args:
         class_logits: [B, A, C]; background's logit is 0.
@@ -85,11 +86,10 @@ def multibox_loss(
     one_hot = ops.one_hot(ops.maximum(target_classes, 0), log_classes.shape[-1], dtype="float32")
     positive_loss = -ops.sum(log_classes * one_hot, axis=-1) * positive
     negative_loss = ops.where(ops.equal(state, 0), -log_background, -1.0)
-    num_positive = ops.sum(positive, axis=1)
-    num_wanted = config.negatives_per_positive * ops.maximum(num_positive, 1.0)
+    num_positive = ops.maximum(ops.sum(positive), 1.0)
+    num_wanted = config.negatives_per_positive * num_positive
     chosen = select_hard_negatives(ops.stop_gradient(negative_loss), num_wanted)
     box_error = ops.cast(box_deltas, "float32") - target_deltas
     box_loss = ops.sum(smooth_l1(box_error, config.smooth_l1_beta), axis=-1) * positive
-    total = ops.maximum(ops.sum(num_positive), 1.0)
-    class_loss = ops.sum(positive_loss + negative_loss * chosen) / total
-    return class_loss, config.box_weight * ops.sum(box_loss) / total
+    class_loss = ops.sum(positive_loss + negative_loss * chosen) / num_positive
+    return class_loss, config.box_weight * ops.sum(box_loss) / num_positive

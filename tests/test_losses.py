@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lesionkeras.losses import (
 )
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+SSD_LOSS = LossConfig(negatives_per_positive=3.0, box_weight=1.0, smooth_l1_beta=1.0)
 
 
 def softplus(x):
@@ -54,7 +56,7 @@ def test_log_probabilities_take_background_as_a_logit_of_zero():
 
 
 def test_loss_by_hand():
-    class_loss, box_loss = multibox_loss(*make_case(), LossConfig(box_weight=2.5))
+    class_loss, box_loss = multibox_loss(*make_case(), replace(SSD_LOSS, box_weight=2.5))
     positives = softplus(-2.0) + softplus(-0.7)
     hardest = sum(map(softplus, [3.0, 2.0, 1.0, 0.5, 0.0, -1.0]))  # 3 a positive, 2 positives
     without_box = sum(map(softplus, [1.5, 0.25, -0.5]))  # as if it had one positive
@@ -67,7 +69,7 @@ def test_loss_of_two_classes_by_hand():
     logits = np.array([[[1.0, -1.0], [0.5, 2.0]]], np.float32)
     classes, state = np.array([[1, 0]], np.int32), np.array([[POSITIVE, NEGATIVE]], np.int32)
     boxes = np.zeros((1, 2, 4), np.float32)
-    class_loss, box_loss = multibox_loss(logits, boxes, classes, boxes, state, LossConfig())
+    class_loss, box_loss = multibox_loss(logits, boxes, classes, boxes, state, SSD_LOSS)
     positive = math.log(1 + math.e + math.exp(-1)) + 1.0  # class 1 has the logit of -1
     negative = math.log(1 + math.exp(0.5) + math.exp(2))
     assert float(class_loss) == pytest.approx(positive + negative, rel=1e-6)
@@ -76,7 +78,7 @@ def test_loss_of_two_classes_by_hand():
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 2.0])
 def test_ratio_of_negatives(ratio):
-    config = LossConfig(negatives_per_positive=ratio)
+    config = replace(SSD_LOSS, negatives_per_positive=ratio)
     class_loss = multibox_loss(*make_case(), config)[0]
     hardest = [3.0, 2.0, 1.0, 0.5][: int(2 * ratio)] + [1.5, 0.25][: int(ratio)]
     wanted = softplus(-2.0) + softplus(-0.7) + sum(map(softplus, hardest))
@@ -96,7 +98,7 @@ def test_ties_go_to_the_lower_anchor():
 
 def test_float16_in_float32_out():
     logits, deltas, *rest = make_case()
-    wanted = multibox_loss(logits, deltas, *rest, LossConfig())
+    wanted = multibox_loss(logits, deltas, *rest, SSD_LOSS)
     found = multibox_loss(
         tf.cast(logits, tf.float16), tf.cast(deltas, tf.float16), *rest, LossConfig()
     )
@@ -109,7 +111,7 @@ def compute_gradients(logits, deltas, *rest):
     logits, deltas = tf.constant(logits), tf.constant(deltas)
     with tf.GradientTape() as tape:
         tape.watch([logits, deltas])
-        class_loss, box_loss = multibox_loss(logits, deltas, *rest, LossConfig())
+        class_loss, box_loss = multibox_loss(logits, deltas, *rest, SSD_LOSS)
         loss = class_loss + box_loss
     return float(loss), [g.numpy() for g in tape.gradient(loss, [logits, deltas])]
 

@@ -9,8 +9,22 @@ import keras
 from lesionkeras.errors import RecipeError
 
 BLOCK_TYPES = {"resnet34": "basic_block", "resnet50": "block"}
+NORM_MOMENTUM = 0.95  # KerasCV's .99 still holds a tenth of the initial variance after 225 steps
 LAST_NORMS = {"resnet34": "_2_bn", "resnet50": "_3_bn"}  # end of the name of a block's last norm
 STRIDES_PX = (4, 8, 16, 32)  # of KerasCV's P2 to P5
+
+
+def _pad(inputs: Any, window: tuple[int, int]) -> Any:
+    """Pad [B, H, W, C] with zeros by half a window on every side."""
+    high, wide = ((size - 1) // 2 for size in window)
+    return keras.ops.pad(inputs, [(0, 0), (high, high), (wide, wide), (0, 0)])
+
+
+def _pad_shape(shape: Any, window: tuple[int, int]) -> tuple[int | None, ...]:
+    """The shape that `_pad` gives; an unknown side stays unknown."""
+    sides = zip(shape[1:3], window, strict=True)
+    padded = (side if side is None else side + 2 * ((size - 1) // 2) for side, size in sides)
+    return (shape[0], *padded, shape[3])
 
 
 @keras.saving.register_keras_serializable("lesionkeras")
@@ -23,9 +37,11 @@ class SymmetricConv2D(keras.layers.Conv2D):
 
     def call(self, inputs: Any) -> Any:
         """Pad and convolve [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), filters]."""
-        pad = [(size - 1) // 2 for size in self.kernel_size]
-        widths = [(0, 0), (pad[0], pad[0]), (pad[1], pad[1]), (0, 0)]
-        return super().call(keras.ops.pad(inputs, widths))
+        return super().call(_pad(inputs, self.kernel_size))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return what `call` gives; Keras' own would leave the padding out."""
+        return super().compute_output_shape(_pad_shape(input_shape, self.kernel_size))
 
 
 @keras.saving.register_keras_serializable("lesionkeras")
@@ -34,10 +50,11 @@ class SymmetricMaxPooling2D(keras.layers.MaxPooling2D):
 
     def call(self, inputs: Any) -> Any:
         """Pad and pool [B, H, W, C]."""
-        pad = [(size - 1) // 2 for size in self.pool_size]
-        return super().call(
-            keras.ops.pad(inputs, [(0, 0), (pad[0], pad[0]), (pad[1], pad[1]), (0, 0)])
-        )
+        return super().call(_pad(inputs, self.pool_size))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return what `call` gives."""
+        return super().compute_output_shape(_pad_shape(input_shape, self.pool_size))
 
 
 def _rebuild(layer: keras.layers.Layer, last_norm: str) -> keras.layers.Layer:
@@ -51,8 +68,10 @@ def _rebuild(layer: keras.layers.Layer, last_norm: str) -> keras.layers.Layer:
         kind, config["padding"] = SymmetricMaxPooling2D, "valid"
     elif isinstance(layer, keras.layers.Conv2D) and max(layer.strides) > 1:
         kind, config["padding"] = SymmetricConv2D, "valid"
-    elif isinstance(layer, keras.layers.BatchNormalization) and layer.name.endswith(last_norm):
-        config["gamma_initializer"] = "zeros"
+    elif isinstance(layer, keras.layers.BatchNormalization):
+        config["momentum"] = NORM_MOMENTUM
+        if layer.name.endswith(last_norm):
+            config["gamma_initializer"] = "zeros"
     return kind.from_config(config)
 
 

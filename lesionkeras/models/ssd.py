@@ -28,7 +28,7 @@ from lesionkeras.boxes.suppression import select_detections
 from lesionkeras.config import DecodeConfig, LossConfig, MatchConfig, SSDConfig
 from lesionkeras.errors import RecipeError
 from lesionkeras.losses import log_probabilities, multibox_loss
-from lesionkeras.models.backbones import STRIDES_PX, SymmetricConv2D, build_resnet
+from lesionkeras.models.backbones import NORM_MOMENTUM, STRIDES_PX, SymmetricConv2D, build_resnet
 from lesionkeras.recipe import from_json
 
 # scale and offset of an image in 0..1, a channel: x * scale + offset
@@ -43,7 +43,7 @@ INPUT_SCALINGS = {
 
 
 def _norm_relu(x: Any, name: str) -> Any:
-    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)
+    x = keras.layers.BatchNormalization(momentum=NORM_MOMENTUM, epsilon=1e-5, name=f"{name}_bn")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
@@ -79,9 +79,9 @@ def _top_down(maps: dict[int, Any], channels: int) -> dict[int, Any]:
     for stride in sorted((s for s in maps if s <= STRIDES_PX[-1]), reverse=True):
         lateral = keras.layers.Conv2D(channels, 1, use_bias=False, name=f"lateral{stride}_conv")
         x = lateral(maps[stride])
-        x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"lateral{stride}_bn")(
-            x
-        )
+        x = keras.layers.BatchNormalization(
+            momentum=NORM_MOMENTUM, epsilon=1e-5, name=f"lateral{stride}_bn"
+        )(x)
         above = x if above is None else _UpTo(name=f"add{stride}")([above, x])
         out[stride] = keras.layers.ReLU(name=f"merged{stride}_relu")(above)
     return out

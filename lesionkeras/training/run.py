@@ -229,9 +229,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     )
 
 
-def describe_environment(
-    data_fingerprint: str = "", weights_sha256: str = ""
-) -> dict[str, Any]:
+def describe_environment(data_fingerprint: str = "", weights_sha256: str = "") -> dict[str, Any]:
     """Describes what a run stands on besides its recipe.
 
     Args:

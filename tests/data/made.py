@@ -6,7 +6,7 @@ from lesionkeras.data.opening import Split
 from lesionkeras.data.prepared import Prepared
 from lesionkeras.data.splits import make_copies
 
-LOW_HU, HIGH_HU = -160, 240  # the default window
+LOW_HU, HIGH_HU = -160.0, 240.0  # the window of the recipes that read these images
 STEP_HU = 10  # between the grey of one image and the next
 
 

@@ -20,7 +20,18 @@ SIDE_PX = 64
 BOXES = np.float32([[6, 30, 17, 49], [0, 0, 0, 0], [22, 8, 45, 15], [38, 40, 47, 56]])
 CLASSES = np.int32([0, -1, 2, 1])
 CHANNEL_ROWS = (0, 2, 3)
-STILL = AugmentConfig(brightness=0.0, gamma=(1.0, 1.0), noise_std=0.0)
+STILL = AugmentConfig(
+    mode="online",
+    brightness=0.0,
+    gamma=(1.0, 1.0),
+    noise_std=0.0,
+    translate_fraction=0.1,
+    flip_left_right=False,
+    flip_up_down=False,
+    scale=(1.0, 1.0),
+    crop_size_px=0,
+    crop_on_lesion_probability=0.75,
+)
 GEOMETRIES = {
     "translation": STILL,
     "flips": replace(STILL, flip_left_right=True, flip_up_down=True),
@@ -203,7 +214,7 @@ def test_mode_none_changes_nothing():
     assert all(a is b for a, b in zip(found, (image_unit, BOXES, CLASSES), strict=True))
 
 
-COPIES = AugmentConfig(mode="copies", flip_left_right=True, scale=(0.5, 2.0), crop_size_px=32)
+COPIES = replace(FULL, mode="copies", translate_fraction=0.1)
 
 
 def only(config, copy, num_keys=60):
@@ -271,7 +282,7 @@ def test_fifth_copy_begins_again():
 def test_intensities_stay_within_0_and_1():
     image_unit = np.zeros((SIDE_PX, SIDE_PX, 3), np.float32)
     image_unit[:, 32:] = 1.0
-    config = AugmentConfig(brightness=0.5, noise_std=0.5)
+    config = replace(STILL, brightness=0.5, noise_std=0.5)
     for number in range(4):
         changed = change_intensity(image_unit, config, 0, tf.constant([3, number])).numpy()
         assert changed.min() >= 0 and changed.max() <= 1

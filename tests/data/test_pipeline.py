@@ -15,12 +15,14 @@ from lesionkeras.data.pipeline import (
 )
 from tests.data.made import HIGH_HU, LOW_HU, make_split, read_numbers
 
-PLAIN = SSDRecipe(augment=AugmentConfig(mode="none"), train=TrainConfig(batch_size=3, seed=11))
-ONLINE = replace(
-    PLAIN,
-    augment=AugmentConfig(mode="online", flip_left_right=True, scale=(0.8, 1.25), crop_size_px=16),
+DATA = DataConfig(window_hu=(LOW_HU, HIGH_HU))
+PLAIN = SSDRecipe(
+    data=DATA,
+    augment=AugmentConfig(mode="none"),
+    train=TrainConfig(batch_size=3, images_per_epoch=0, seed=11),
 )
-COPIES = replace(PLAIN, augment=AugmentConfig(mode="copies", copies=4))
+ONLINE = replace(PLAIN, augment=AugmentConfig(mode="online", flip_left_right=True, crop_size_px=16))
+COPIES = replace(PLAIN, augment=AugmentConfig(mode="copies", copies=4, gamma=(0.5, 2.0)))
 
 
 def take(split, recipe, num_batches, first_epoch=0):
@@ -144,8 +146,7 @@ def test_steps_per_epoch(images, steps):
 
 def test_one_lesion_pixel_from_its_file_to_the_network(deeplesion_all, dummy_dir):
     """Patient 009001: box x 10 to 26, y 20 to 32 of 64 x 64 px; neighbours on disk."""
-    data = DataConfig(name="deeplesion", config="all", image_size_px=64)
-    recipe = replace(PLAIN, data=data)
+    recipe = replace(PLAIN, data=replace(DATA, image_size_px=64))
     stored = {
         step: cv2.imread(str(dummy_dir / "Images_png/009001_01_01" / f"{10 + step:03d}.png"), -1)
         for step in (-1, 0, 1)

@@ -1,10 +1,8 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from lesionkeras.config import AugmentConfig, DecodeConfig, SSDRecipe
+from lesionkeras.config import AugmentConfig, DataConfig, SSDRecipe
 from lesionkeras.data.opening import Split
 from lesionkeras.inference.detect import (
     DETECT_BATCH_SIZE,
@@ -14,9 +12,9 @@ from lesionkeras.inference.detect import (
     make_detector,
     make_validation,
 )
-from tests.data.made import make_split, read_numbers
+from tests.data.made import HIGH_HU, LOW_HU, make_split, read_numbers
 
-RECIPE = SSDRecipe(augment=AugmentConfig(mode="none"))
+RECIPE = SSDRecipe(data=DataConfig(window_hu=(LOW_HU, HIGH_HU)), augment=AugmentConfig(mode="none"))
 
 
 def make_unlike(count):
@@ -134,4 +132,4 @@ def test_nothing_to_find_scores_0():
 
 
 def test_no_validation_patients_no_validation():
-    assert make_validation(None, replace(RECIPE, decode=DecodeConfig())) is None
+    assert make_validation(None, RECIPE) is None

