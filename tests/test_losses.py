@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from lesionkeras.config import LossConfig
 from lesionkeras.losses import (
+    MAX_HARD_NEGATIVES,
     log_probabilities,
     multibox_loss,
     select_hard_negatives,
@@ -58,9 +59,8 @@ def test_log_probabilities_take_background_as_a_logit_of_zero():
 def test_loss_by_hand():
     class_loss, box_loss = multibox_loss(*make_case(), replace(SSD_LOSS, box_weight=2.5))
     positives = softplus(-2.0) + softplus(-0.7)
-    hardest = sum(map(softplus, [3.0, 2.0, 1.0, 0.5, 0.0, -1.0]))  # 3 a positive, 2 positives
-    without_box = sum(map(softplus, [1.5, 0.25, -0.5]))  # as if it had one positive
-    assert float(class_loss) == pytest.approx((positives + hardest + without_box) / 2, rel=1e-6)
+    hardest = sum(map(softplus, [3.0, 2.0, 1.5, 1.0, 0.5, 0.25]))  # of both images, 3 a positive
+    assert float(class_loss) == pytest.approx((positives + hardest) / 2, rel=1e-6)
     boxes = 0.5 * 0.5**2 + 0.0 + (2.0 - 0.5) + (2.0 - 0.5) + 0.5 * 0.2**2
     assert float(box_loss) == pytest.approx(2.5 * boxes / 2, rel=1e-5)
 
@@ -76,11 +76,11 @@ def test_loss_of_two_classes_by_hand():
     assert float(box_loss) == 0.0
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 2.5])
 def test_ratio_of_negatives(ratio):
     config = replace(SSD_LOSS, negatives_per_positive=ratio)
     class_loss = multibox_loss(*make_case(), config)[0]
-    hardest = [3.0, 2.0, 1.0, 0.5][: int(2 * ratio)] + [1.5, 0.25][: int(ratio)]
+    hardest = [3.0, 2.0, 1.5, 1.0, 0.5, 0.25][: int(2 * ratio)]
     wanted = softplus(-2.0) + softplus(-0.7) + sum(map(softplus, hardest))
     assert float(class_loss) == pytest.approx(wanted / 2, rel=1e-6)
 
@@ -88,12 +88,19 @@ def test_ratio_of_negatives(ratio):
 def test_ties_go_to_the_lower_anchor():
     loss = np.array([[1.0, 2.0, 1.0, -1.0, 1.0, 2.0, 1.0], [0.0] * 7], np.float32)
     for wanted, first, second in (
-        ([4.0, 3.0], [1, 1, 1, 0, 0, 1, 0], [1, 1, 1, 0, 0, 0, 0]),
-        ([1.0, 0.0], [0, 1, 0, 0, 0, 0, 0], [0] * 7),
-        ([9.0, 9.0], [1, 1, 1, 0, 1, 1, 1], [1] * 7),  # never an anchor that is no negative
+        (4.0, [1, 1, 1, 0, 0, 1, 0], [0] * 7),
+        (1.0, [0, 1, 0, 0, 0, 0, 0], [0] * 7),
+        (9.0, [1, 1, 1, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0]),
+        (99.0, [1, 1, 1, 0, 1, 1, 1], [1] * 7),  # never an anchor that is no negative
     ):
-        chosen = select_hard_negatives(loss, np.array(wanted, np.float32))
+        chosen = select_hard_negatives(tf.constant(loss), tf.constant(wanted))
         assert np.array_equal(chosen, [first, second])
+
+
+def test_most_negatives_are_cut_and_the_hardest_are_kept():
+    loss = tf.reshape(tf.range(2.0 * MAX_HARD_NEGATIVES), (2, -1))
+    chosen = select_hard_negatives(loss, tf.constant(1e9)).numpy()
+    assert not chosen[0].any() and chosen[1].all()
 
 
 def test_float16_in_float32_out():
@@ -121,12 +128,13 @@ def test_gradients_by_hand():
         return 1 / (1 + math.exp(-x))
 
     _, (by_logits, by_deltas) = compute_gradients(*make_case())
-    chosen = {3: 3.0, 9: 2.0, 5: 1.0, 7: 0.5, 10: 0.0, 6: -1.0}  # anchor: logit
-    wanted = np.zeros(11)
-    wanted[:2] = [-sigmoid(-2.0) / 2, -sigmoid(-0.7) / 2]
-    wanted[list(chosen)] = [sigmoid(logit) / 2 for logit in chosen.values()]
-    np.testing.assert_allclose(by_logits[0, :, 0], wanted, atol=1e-6)
-    assert wanted[2] == 0 and not by_deltas[0, 2:].any()  # ignored
+    chosen = {(0, 3): 3.0, (0, 9): 2.0, (0, 5): 1.0, (0, 7): 0.5, (1, 5): 1.5, (1, 2): 0.25}
+    wanted = np.zeros((2, 11))
+    wanted[0, :2] = [-sigmoid(-2.0) / 2, -sigmoid(-0.7) / 2]
+    for place, logit in chosen.items():
+        wanted[place] = sigmoid(logit) / 2
+    np.testing.assert_allclose(by_logits[..., 0], wanted, atol=1e-6)
+    assert wanted[0, 2] == 0 and not by_deltas[0, 2:].any()  # ignored
     np.testing.assert_allclose(by_deltas[0, 0], [0.25, 0.0, 0.5, -0.5], atol=1e-6)
     np.testing.assert_allclose(by_deltas[0, 1], [-0.1, 0, 0, 0], atol=1e-6)
     assert not by_deltas[1].any()
@@ -139,9 +147,9 @@ def test_no_positive_at_all_stays_finite(kind):
     loss, (by_logits, by_deltas) = compute_gradients(logits, deltas, classes - 1, targets, state)
     assert np.isfinite(by_logits).all() and not by_deltas.any()
     if kind == NEGATIVE:
-        hardest = [9.0, 3.0, 2.0, 1.5, 0.25, -0.5]  # three an image
+        hardest = [9.0, 3.0, 2.0]  # as if there were one positive
         assert loss == pytest.approx(sum(map(softplus, hardest)), rel=1e-6)
-        assert np.count_nonzero(by_logits) == 6
+        assert np.count_nonzero(by_logits) == 3
     else:
         assert loss == 0.0 and not by_logits.any()
 

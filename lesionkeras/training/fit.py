@@ -124,5 +124,5 @@ def finish(model: keras.Model, run: RunDirectory) -> int:
     """
     epoch = read_best(run, model)
     with replacing(run.model) as partial:
-        model.save(partial)
+        model.save(partial, include_optimizer=False)
     return epoch

@@ -43,9 +43,10 @@ def policy(name: str):
         keras.config.set_dtype_policy(before)
 
 
-def compile_for_test(model: keras.Model, jit_compile: bool = False) -> None:
-    optimizer = keras.optimizers.AdamW(1e-3, weight_decay=1e-4)
-    model.compile(optimizer=optimizer, jit_compile=jit_compile)
+def compile_for_test(model: keras.Model, steps: int) -> None:
+    """AdamW from 2e-3 to 0: at the end the moving averages catch up with the weights."""
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
+    model.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=1e-4), jit_compile=False)
 
 
 def train(model: keras.Model, case: NetworkCase, steps: int) -> list[float]:
@@ -79,7 +80,7 @@ def make_loud(model: keras.Model, prefixes: tuple[str, ...], std: float = 0.2) -
 def check_learns(case: NetworkCase, steps: int, below: float) -> keras.Model:
     """The loss of a batch falls below a share of its first value; returns the trained network."""
     model = case.build_seeded()
-    compile_for_test(model)
+    compile_for_test(model, steps)
     losses = train(model, case, steps)
     assert np.isfinite(losses).all()
     assert losses[-1] < below * losses[0], losses
@@ -129,7 +130,7 @@ def check_policy(case: NetworkCase, name: str) -> None:
         assert {v.dtype.name for v in tf.nest.flatten(outputs)} == {model.compute_dtype}
         loss = model.compute_loss(x=case.image_unit, y=case.targets, y_pred=outputs)
         assert loss.dtype == tf.float32
-        compile_for_test(model)
+        compile_for_test(model, 10)
         before = [v.numpy() for v in model.trainable_variables]
         losses = train(model, case, 1)
         assert np.isfinite(losses).all()

@@ -269,7 +269,7 @@ def test_stride_without_a_map():
 
 
 SLICE = "002680_06_01_344.png"  # a liver lesion of 33 x 31 px, the largest among the shared slices
-SIDE_PX = 160
+SIDE_PX = 128
 
 
 @pytest.mark.real
