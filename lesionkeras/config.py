@@ -42,7 +42,7 @@ class AugmentConfig:
     flip_left_right: bool = True  # "online" only, as all below; patients lie on either side
     flip_up_down: bool = True
     scale: tuple[float, float] = (0.8, 1.25)  # zoom, log-uniform
-    crop_size_px: int = 64  # 0 trains on whole images; the run of 2026-11-21 in CHANGELOG
+    crop_size_px: int = 64  # 0 trains on whole images; CHANGELOG has the runs that chose it
     crop_on_lesion_probability: float = 0.6  # share of crops that hold a lesion, if there is one
 
 
@@ -109,7 +109,9 @@ class TrainConfig:
 
     epochs: int = 75
     batch_size: int = 32  # crops
-    images_per_epoch: int = 288  # 0: every training example once
+    images_per_epoch: int = 320  # 0: every training example once
+    whole_image_fraction: float = 0.2  # of the epochs, the last ones: on whole images, not on crops
+    whole_image_batch_size: int = 4
     precision: str = "auto"  # auto, float32, bfloat16, float16
     seed: int = 0
     validate_every_epochs: int = 5  # the last epoch is always validated

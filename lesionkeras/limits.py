@@ -56,6 +56,8 @@ RULES: dict[str, Rule] = {
         lambda value: value >= 0 and value % _SIZE_MULTIPLE_PX == 0,
     ),
     "augment.crop_on_lesion_probability": _SHARE,
+    "train.whole_image_fraction": _SHARE,
+    "train.whole_image_batch_size": _COUNT,
     "match.positive_iou": _SHARE,
     "match.negative_iou": _SHARE,
     "match.variances": _POSITIVES,
