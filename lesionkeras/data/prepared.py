@@ -236,7 +236,7 @@ def prepare(
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     with np.load(folder / "rows.npz") as rows:
-        columns = {key: rows[key] for key in rows.files}
-    names = {key: tuple(columns.pop(key).tolist()) for key in ("patients", "files")}
-    images = np.load(folder / "images.npy", mmap_mode="r")[: len(names["files"])]
-    return Prepared(images=images, **columns, **names)
+        columns: dict[str, Any] = {key: rows[key] for key in rows.files}
+    columns |= {key: tuple(columns[key].tolist()) for key in ("patients", "files")}
+    images = np.load(folder / "images.npy", mmap_mode="r")[: len(columns["files"])]
+    return Prepared(images=images, **columns)

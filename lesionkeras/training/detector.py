@@ -76,5 +76,6 @@ def train_detector(
     rows: list[Row] = []
     for phase in list_phases(recipe, steps):
         stream = partial(make_train, splits.train, phase)
-        rows = fit(model, phase, run, stream, steps, validate)
+        epochs = recipe.train.epochs
+        rows = fit(model, phase, run, stream, steps, validate, total_epochs=epochs)
     return model, rows, finish(model, run)

@@ -61,6 +61,7 @@ def fit(
     *,
     monitor: str = "val_map50",
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    total_epochs: int = 0,
 ) -> list[Row]:
     """Trains to the recipe's last epoch, from wherever the run stands.
 
@@ -75,6 +76,7 @@ def fit(
         monitor: The score (with val_) whose highest value is the best epoch; a later epoch wins a
             tie.  Without validation the last epoch is the best.
         callbacks: Further ones of the caller; they run after an epoch is on disk.
+        total_epochs: Of the whole run, for the estimate, where this recipe is one phase of it.
 
     Returns:
         The rows of log.csv, those of earlier sittings included.
@@ -87,7 +89,7 @@ def fit(
     write_log(run.log_csv, state.rows)
     if state.epoch >= recipe.train.epochs:
         return state.rows
-    progress = Progress(recipe.train.epochs, steps_per_epoch, monitor)
+    progress = Progress(total_epochs or recipe.train.epochs, steps_per_epoch, monitor)
     scalars = ScalarWriter(run.tensorboard, state.rows)
     guard = FiniteGuard(run, make_train, steps_per_epoch, progress.show_step)
     recorder = Recorder(
