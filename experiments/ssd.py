@@ -42,7 +42,12 @@ PAPER = override(
     },
 )
 RECIPES = {"default": SSDRecipe(), "paper": PAPER}
-SMOKE: dict[str, Any] = {"data.config": "tiny", "train.epochs": 2, "train.images_per_epoch": 64}
+SMOKE: dict[str, Any] = {
+    "data.config": "tiny",
+    "train.epochs": 2,
+    "train.images_per_epoch": 64,
+    "train.whole_image_fraction": 0.5,
+}
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.box_weight": "0.5:2.0"}
 
 
