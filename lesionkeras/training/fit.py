@@ -95,6 +95,7 @@ def fit(
     recorder = Recorder(
         run, state, recipe.train, validate, monitor, (scalars.write, progress.show_epoch)
     )
+    model.train_function = None  # traced anew: a second shape would make sizes unknown, not static
     try:
         model.fit(
             make_train(state.epoch),
