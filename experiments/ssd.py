@@ -1,7 +1,6 @@
 """P1's LiverLesionDetect SSD: trains, tests, reports and exports a lesion detector.
 
     python -m experiments.ssd --epochs 75
-    python -m experiments.ssd --recipe paper --data deeplesion/liver --data-dir DIR
 
 Source: Kour and Adilakshmi 2024 (P1); Liu et al. 2016, SSD.
 Differs: `default` learns from crops and adds coarse maps to fine ones; `paper` is P1's recipe.
@@ -32,7 +31,6 @@ PAPER = override(
         "model.head_channels": 0,
         "model.anchors.strides_px": (32, 64, 128, 256),  # from the 7x7 map up: P1, 3.3.1
         "model.anchors.size_factor": 1.0,
-        "model.anchors.scales": (1.0, 1.4142135),
         "optimizer.name": "sgd",  # this and the rest: P1, 4, hyperparameters
         "optimizer.learning_rate": 5e-4,
         "optimizer.schedule": "constant",
@@ -44,7 +42,7 @@ PAPER = override(
 RECIPES = {"default": SSDRecipe(), "paper": PAPER}
 SMOKE: dict[str, Any] = {
     "data.config": "tiny",
-    "train.epochs": 2,
+    "train.epochs": 2,  # one of crops, one of whole images
     "train.images_per_epoch": 64,
     "train.whole_image_fraction": 0.5,
 }

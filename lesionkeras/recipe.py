@@ -36,7 +36,7 @@ def flatten(recipe: Any) -> dict[str, Any]:
 
     >>> from lesionkeras.config import SSDRecipe
     >>> flatten(SSDRecipe())["data.window_hu"]
-    (-160.0, 240.0)
+    (-20.0, 220.0)
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(recipe):

@@ -45,7 +45,7 @@ def test_without_flags_it_is_the_first_recipe(monkeypatch):
         ("--epochs=3", {"train.epochs": 3}),
         ("--batch-size 8", {"train.batch_size": 8}),
         ("--lr 2e-4", {"optimizer.learning_rate": 2e-4}),
-        ("--image-size 224", {"data.image_size_px": 224}),
+        ("--image-size 320", {"data.image_size_px": 320}),
         ("--backbone resnet50", {"model.backbone": "resnet50"}),
         ("--weights imagenet", {"model.weights": "imagenet"}),
         ("--precision float16", {"train.precision": "float16"}),
@@ -154,7 +154,7 @@ def test_help_shows_flags_defaults_and_fields(capsys):
     assert "What it does." in text
     assert "--epochs X passes over the training images (default: 75)" in text
     assert "default, paper, or a recipe file (default: default)" in text
-    assert "augment.gamma=0.5,2.0" in text
+    assert "augment.gamma=0.8,1.25" in text
 
 
 def test_a_flag_is_there_only_where_the_recipe_has_its_field():

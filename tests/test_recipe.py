@@ -29,10 +29,10 @@ CHANGED = {
     "data.validation_split": ("", ""),
     "data.validation_fraction": ("0.25", 0.25),
     "data.keep_noisy": ("false", False),
-    "data.image_size_px": ("224", 224),
+    "data.image_size_px": ("320", 320),
     "data.window_hu": ("-100,300.5", (-100.0, 300.5)),
-    "augment.gamma": ("(0.8, 1.25)", (0.8, 1.25)),
-    "augment.flip_up_down": ("True", True),
+    "augment.gamma": ("(0.7, 1.5)", (0.7, 1.5)),
+    "augment.flip_up_down": ("False", False),
     "match.variances": ("1,2,3,4", (1.0, 2.0, 3.0, 4.0)),
     "model.extra_channels": ("", ()),
     "model.anchors.strides_px": ("8,16", (8, 16)),
@@ -267,14 +267,14 @@ def test_digest_follows_values_and_nothing_else():
     digests = {digest(override(SSDRecipe(), {path: text})) for path, (text, _) in CHANGED.items()}
     assert len(digests | {digest(SSDRecipe())}) == len(CHANGED) + 1
     # By hand: sha256sum of {"ratios":[1.0],"scales":[1.0],"size_factor":2.5,"strides_px":[4]}
-    anchors = AnchorConfig(strides_px=(4,), scales=(1.0,), ratios=(1.0,))
+    anchors = AnchorConfig(strides_px=(4,), size_factor=2.5, scales=(1.0,), ratios=(1.0,))
     assert digest(anchors) == "e3fd72891a44d12a"
 
 
 def test_diff_lists_paths_with_both_values():
     other = override(SSDRecipe(), {"train.epochs": 3, "augment.gamma": "1,2"})
     assert diff(SSDRecipe(), other) == [
-        ("augment.gamma", (0.5, 2.0), (1.0, 2.0)),
+        ("augment.gamma", (0.8, 1.25), (1.0, 2.0)),
         ("train.epochs", 75, 3),
     ]
     assert diff(other, other) == []

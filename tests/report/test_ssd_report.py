@@ -202,7 +202,8 @@ def test_recipe_is_held_against_the_paper(written: Path) -> None:
     differing = recipe.split("All ")[0]
     assert "optimizer.name\nadamw\nSGD (P1, 4, Hyper parameters)" in differing
     assert "match.positive_iou" not in differing and "model.head_channels" not in differing
-    assert "augment.gamma\n0.5,2.0\n0.5 to 2.0 (P1, 3.2.2)\nsame" in recipe
+    assert "augment.gamma\n0.8,1.25\n0.5 to 2.0 (P1, 3.2.2)" in differing
+    assert "train.epochs\n75\n" in recipe and "\nsame" in recipe
     assert "tensorflow\n2.21.0" in recipe and "abc123" in recipe and "00ff00ff00ff00ff" in recipe
 
 

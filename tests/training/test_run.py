@@ -49,10 +49,10 @@ def test_same_recipe_resumes_and_keeps_its_record(tmp_path):
     ("changes", "experiment", "environment", "text"),
     [
         (
-            {"train.seed": 4, "augment.gamma": (0.8, 1.25)},
+            {"train.seed": 4, "augment.gamma": (0.7, 1.5)},
             "ssd",
             {},
-            "found augment.gamma 0.5,2.0 (now 0.8,1.25), train.seed 3 (now 4); name another --out",
+            "found augment.gamma 0.8,1.25 (now 0.7,1.5), train.seed 3 (now 4); name another --out",
         ),
         ({}, "unet", {}, "found experiment ssd (now unet)"),
         (
@@ -125,7 +125,7 @@ def test_kill_before_the_record_stood_does_not_lock_the_folder(tmp_path):
 
 def test_environment_says_versions_and_weights(tmp_path):
     (tmp_path / "weights.npz").write_bytes(b"abc")
-    environment = describe_environment("d1", tmp_path / "weights.npz")
+    environment = describe_environment("d1", compute_sha256(tmp_path / "weights.npz"))
     sha256_of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert environment["weights_sha256"] == sha256_of_abc
     assert environment["data_fingerprint"] == "d1"
