@@ -134,11 +134,11 @@ FAULTS = {
     "column": (lambda raw: edit_csv(raw, "Bounding_boxes", "Boxes"), ["Bounding_boxes"]),
     "outside": (
         lambda raw: edit_csv(raw, '"10, 20, 26, 32"', '"110, 120, 126, 132"'),
-        ["DL_info.csv", "009001_01_01_010.png"],
+        ["DL_info.csv", "row 2"],
     ),
     "degenerate": (
         lambda raw: edit_csv(raw, '"10, 20, 26, 32"', '"10, 20, 10, 32"'),
-        ["DL_info.csv", "009001_01_01_010.png"],
+        ["DL_info.csv", "row 2"],
     ),
     "8 bit": (make_8_bit, ["010.png", "16"]),
     "truncated": (truncate, ["010.png"]),
