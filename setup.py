@@ -55,6 +55,10 @@ setup(
         "pandas>=3,<4",
         "opencv-python-headless>=4.10",
         "pydicom>=3,<4",
+        "python-gdcm>=3,<4",  # decoders of compressed DICOM, BSD and MIT
+        "pylibjpeg>=2,<3",
+        "pylibjpeg-openjpeg>=2,<3",
+        "isal>=1.7",  # .nii.gz at twice the speed of zlib
         "matplotlib>=3.10,<4",
         "tensorboard>=2.20,<2.22",
         "protobuf>=6.31.1,<8",
@@ -69,13 +73,16 @@ setup(
             "codespell>=2.4",
             "dill>=0.4",  # tfds.testing imports it and does not declare it
             "mypy>=2.4",
+            "nibabel>=5.3",
             "pandas-stubs>=3",
             "pre-commit>=4",
             "pycocotools>=2.0.11",
+            "pyjpegls>=1.5",
             "pytest>=9",
             "pytest-xdist>=3.8",
             "ruff>=0.17",
             "setuptools>=77",
+            "SimpleITK>=2.5",
         ],
     },
 )
