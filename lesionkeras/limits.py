@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 _SIZE_MULTIPLE_PX = 32  # the stride of a ResNet's last map: other sizes cut its cells
+_MAX_SEED = 2**32 - 1  # what NumPy takes
 _CT_RANGE_HU = (-1024.0, 3071.0)  # 12 bits, as scanners write them
 
 # What a value must be: a sentence's end, and the test.  A path that a recipe lacks is passed over,
@@ -59,7 +60,8 @@ RULES: dict[str, Rule] = {
     "train.whole_image_fraction": _SHARE,
     "train.whole_image_batch_size": _COUNT,
     "match.positive_iou": _SHARE,
-    "match.negative_iou": _SHARE,
+    # At 0 no anchor would be negative, not even one that touches nothing.
+    "match.negative_iou": ("a number above 0, at most 1", lambda value: 0 < value <= 1),
     "match.variances": _POSITIVES,
     "model.backbone": _one_of("resnet34", "resnet50"),
     "model.weights": (
@@ -93,7 +95,10 @@ RULES: dict[str, Rule] = {
     "train.batch_size": _COUNT,
     "train.images_per_epoch": _NOT_NEGATIVE,
     "train.precision": _one_of("auto", "float32", "bfloat16", "float16"),
-    "train.seed": _NOT_NEGATIVE,
+    "train.seed": (
+        f"a number from 0 to {_MAX_SEED}",
+        lambda value: 0 <= value <= _MAX_SEED,
+    ),
     "train.validate_every_epochs": _COUNT,
     "decode.score_threshold": _PART,
     "decode.iou_threshold": _SHARE,

@@ -1,6 +1,7 @@
 """Box formats, areas and overlaps; one code for NumPy arrays and for Keras tensors.
 
-Every function takes `xp`, the array module that does the work: `numpy` (default) or `keras.ops`.
+Every function takes `xp`, the array module that does the work: `numpy` (default) or `keras.ops`;
+`to_xyxy` and `from_xyxy` also take `tensorflow`, for tf.data on every Keras engine.
 None changes its arguments.
 """
 
@@ -96,7 +97,7 @@ def compute_ioa(boxes_a: Any, boxes_b: Any, xp: Any = np) -> Any:
 
 
 def to_xyxy(
-    boxes: Any, source: str, image_size_px: tuple[int, int] | None = None, xp: Any = np
+    boxes: Any, source: str, image_size_px: tuple[Any, Any] | None = None, xp: Any = np
 ) -> Any:
     """Boxes of another format as xyxy pixels.
 
@@ -104,8 +105,9 @@ def to_xyxy(
         boxes: `[..., 4]` in the format `source`, floating.
         source: `"xyxy"`, `"xywh"` (COCO: corner and size), `"cxcywh"` (centre and size), all in
             pixels, or `"rel_yxyx"` (TFDS: shares of the image in 0..1).
-        image_size_px: `(height, width)`; needed by `"rel_yxyx"` only.
-        xp: `numpy` or `keras.ops`.
+        image_size_px: `(height, width)`, numbers or scalar tensors of the boxes' dtype; needed by
+            `"rel_yxyx"` only.
+        xp: `numpy`, `keras.ops` or `tensorflow`.
 
     Returns:
         `[..., 4]` xyxy in pixels.
@@ -129,15 +131,16 @@ def to_xyxy(
 
 
 def from_xyxy(
-    boxes: Any, target: str, image_size_px: tuple[int, int] | None = None, xp: Any = np
+    boxes: Any, target: str, image_size_px: tuple[Any, Any] | None = None, xp: Any = np
 ) -> Any:
     """Boxes in xyxy pixels as another format; the inverse of `to_xyxy`.
 
     Args:
         boxes: `[..., 4]` xyxy in pixels, floating.
         target: `"xyxy"`, `"xywh"`, `"cxcywh"` or `"rel_yxyx"`; see `to_xyxy`.
-        image_size_px: `(height, width)`; needed by `"rel_yxyx"` only.
-        xp: `numpy` or `keras.ops`.
+        image_size_px: `(height, width)`, numbers or scalar tensors of the boxes' dtype; needed by
+            `"rel_yxyx"` only.
+        xp: `numpy`, `keras.ops` or `tensorflow`.
 
     Returns:
         `[..., 4]` in the format `target`.
@@ -180,7 +183,7 @@ def clip_boxes(boxes: Any, height_px: Any, width_px: Any, xp: Any = np) -> Any:
     return xp.stack(sides, axis=-1)
 
 
-def _check_format(name: str, image_size_px: tuple[int, int] | None) -> None:
+def _check_format(name: str, image_size_px: tuple[Any, Any] | None) -> None:
     """Raise ValueError for a format that is unknown or lacks the image's size."""
     if name not in BOX_FORMATS:
         raise ValueError(f"unknown box format {name!r}; known are {', '.join(BOX_FORMATS)}")

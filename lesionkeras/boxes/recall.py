@@ -159,6 +159,20 @@ def compute_grid_recall(
     return _summarise(boxes, sizes_mm, best, (float(sides.min()), float(sides.max())), iou)
 
 
+def name_size_bins(unit: str) -> list[str]:
+    """Name the bins that SIZE_EDGES bound; an edge belongs to the bin above it.
+
+    Args:
+        unit: "mm" or "px".
+
+    >>> name_size_bins("px")
+    ['below 8 px', '8 to 16 px', '16 to 32 px', '32 to 64 px', '64 px and more']
+    """
+    edges = SIZE_EDGES[unit]
+    inner = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(edges)]
+    return [f"below {edges[0]:g} {unit}", *inner, f"{edges[-1]:g} {unit} and more"]
+
+
 def _compute_anchor_sizes(config: AnchorConfig, stride_px: int) -> np.ndarray:
     """Width and height of each anchor of a cell, float32 `[scales * ratios, 2]`."""
     side = config.size_factor * stride_px * np.array(config.scales)[:, None]
@@ -200,14 +214,10 @@ def _summarise(
 
 def _bin_by_size(sizes: np.ndarray, is_reached: np.ndarray, unit: str) -> tuple[RecallRow, ...]:
     """One row for each bin that holds a box."""
-    edges = SIZE_EDGES[unit]
-    labels = [f"below {edges[0]:g} {unit}"]
-    labels += [f"{low:g} to {high:g} {unit}" for low, high in pairwise(edges)]
-    labels += [f"{edges[-1]:g} {unit} and more"]
-    bins = np.digitize(sizes, edges)
+    bins = np.digitize(sizes, SIZE_EDGES[unit])
     return tuple(
         RecallRow(label, int((bins == i).sum()), float(is_reached[bins == i].mean()))
-        for i, label in enumerate(labels)
+        for i, label in enumerate(name_size_bins(unit))
         if (bins == i).any()
     )
 

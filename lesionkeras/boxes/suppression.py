@@ -1,7 +1,8 @@
 """From decoded boxes and scores to the detections of an image.
 
-One function for evaluation and export.  KerasCV's `NonMaxSuppression` ignores classes and is
-several times slower; `tf.image.combined_non_max_suppression` does not compile under XLA.
+One function for evaluation and export.  KerasCV's `NonMaxSuppression` lets classes suppress one
+another and takes five times the CPU time; `tf.image.combined_non_max_suppression` does not compile
+under XLA.  tests/boxes/test_suppression.py shows both.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from keras import ops
 
-from lesionkeras.boxes.overlap import compute_iou
+from lesionkeras.boxes.overlap import compute_area, compute_iou
 from lesionkeras.config import DecodeConfig
 
 
@@ -19,7 +20,8 @@ def select_detections(boxes: Any, scores: Any, config: DecodeConfig) -> dict[str
 
     Scores above `score_threshold` compete; the best `candidates` pairs of anchor and class enter
     greedy suppression, where a box falls if its IoU with a kept better one of its class is above
-    `iou_threshold`.  Equal scores: the lower anchor, then the lower class, comes first.
+    `iou_threshold`.  Equal scores: the lower anchor, then the lower class, comes first.  An empty
+    box (such as one predicted wholly outside the image, once it is clipped) never competes.
 
     Args:
         boxes: float `[B, A, 4]` xyxy in pixels; B may be unknown.
@@ -36,6 +38,7 @@ def select_detections(boxes: Any, scores: Any, config: DecodeConfig) -> dict[str
     boxes = ops.convert_to_tensor(boxes, dtype="float32")
     scores = ops.convert_to_tensor(scores, dtype="float32")
     num_anchors, num_classes = scores.shape[1], scores.shape[2]
+    scores = ops.where(compute_area(boxes, ops)[..., None] > 0, scores, -1.0)
     scores = ops.reshape(scores, (-1, num_anchors * num_classes))
     scores = ops.where(scores > config.score_threshold, scores, -1.0)
     scores, pairs = ops.top_k(scores, min(config.candidates, num_anchors * num_classes))

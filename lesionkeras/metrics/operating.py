@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lesionkeras.boxes.recall import SIZE_EDGES, name_size_bins
 from lesionkeras.metrics.coco import RECALL_POINTS, compute_curve
 from lesionkeras.metrics.matches import (
     ClassMatches,
@@ -16,9 +17,6 @@ from lesionkeras.metrics.matches import (
 )
 
 OPERATING_IOU = 0.5  # P1, 4.1 and 4.2
-# Upper edges, the last bin is open; those of the anchor-recall report, to be read beside it.
-SIZE_EDGES_MM = (10.0, 20.0, 40.0, 80.0)
-SIZE_EDGES_PX = (8.0, 16.0, 32.0, 64.0)
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,8 @@ def compute_recall_by_size(
         score_threshold: Kept are scores from here on.
 
     Returns:
-        Rows {"label", "count", "found", "recall"}; recall is None where count is 0.
+        The bins of the anchor-recall report, to be read beside it: rows {"label", "count",
+        "found", "recall"}; recall is None where count is 0.
 
     >>> truth = ImageTruth(boxes=np.array([[0, 0, 20, 20]]), diameters_mm=np.array([14.0]))
     >>> found = ImageDetections(boxes=np.array([[0, 0, 20, 20]]), scores=np.array([0.9]))
@@ -180,7 +179,6 @@ def compute_recall_by_size(
     {'label': '10 to 20 mm', 'count': 1, 'found': 1, 'recall': 1.0}
     """
     in_mm = all(truth.diameters_mm is not None for truth in truths)
-    unit, inner = ("mm", SIZE_EDGES_MM) if in_mm else ("px", SIZE_EDGES_PX)
     measured = [_measure(truth, in_mm) for truth in truths]
     sizes, scores = [], []
     for of_class in matches:
@@ -190,7 +188,8 @@ def compute_recall_by_size(
             if not truths[image].crowd[row]:
                 sizes.append(measured[image][row])
                 scores.append(score)
-    return _bin_by_size(np.array(sizes), np.array(scores) >= score_threshold, unit, inner)
+    found = np.array(scores) >= score_threshold
+    return _bin_by_size(np.array(sizes), found, "mm" if in_mm else "px")
 
 
 def _measure(truth: ImageTruth, in_mm: bool) -> np.ndarray:
@@ -199,15 +198,11 @@ def _measure(truth: ImageTruth, in_mm: bool) -> np.ndarray:
     return (truth.boxes[:, 2:] - truth.boxes[:, :2]).max(axis=1, initial=0.0)
 
 
-def _bin_by_size(
-    sizes: np.ndarray, found: np.ndarray, unit: str, inner: Sequence[float]
-) -> list[dict[str, object]]:
+def _bin_by_size(sizes: np.ndarray, found: np.ndarray, unit: str) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for low, high in zip((0.0, *inner), (*inner, np.inf), strict=True):
-        here = (sizes >= low) & (sizes < high)
-        count, hits = int(here.sum()), int((here & found).sum())
-        label = f"{low:g} to {high:g} {unit}" if low else f"below {high:g} {unit}"
-        label = label if high < np.inf else f"{low:g} {unit} and more"
+    bins = np.digitize(sizes, SIZE_EDGES[unit])
+    for number, label in enumerate(name_size_bins(unit)):
+        count, hits = int((bins == number).sum()), int((found & (bins == number)).sum())
         share = hits / count if count else None
         rows.append({"label": label, "count": count, "found": hits, "recall": share})
     return rows

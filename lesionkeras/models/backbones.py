@@ -75,6 +75,25 @@ def _rebuild(layer: keras.layers.Layer, last_norm: str) -> keras.layers.Layer:
     return kind.from_config(config)
 
 
+def build_kerascv_resnet(name: str, side_px: int | None = None) -> Any:
+    """Return KerasCV's own ResNet without top and without rescaling, random weights.
+
+    Args:
+        name: A key of BLOCK_TYPES.
+        side_px: Of the square input; None takes any size.
+    """
+    import keras_cv
+
+    return keras_cv.models.ResNetBackbone(
+        stackwise_filters=[64, 128, 256, 512],
+        stackwise_blocks=[3, 4, 6, 3],
+        stackwise_strides=[1, 2, 2, 2],
+        include_rescaling=False,
+        input_shape=(side_px, side_px, 3),
+        block_type=BLOCK_TYPES[name],
+    )
+
+
 def build_resnet(name: str) -> keras.Model:
     """Return KerasCV's ResNet without top, padded symmetrically, for inputs of any size.
 
@@ -99,16 +118,7 @@ def build_resnet(name: str) -> keras.Model:
             wanted=" or ".join(BLOCK_TYPES),
             next_step="choose one of them",
         )
-    import keras_cv
-
-    plain = keras_cv.models.ResNetBackbone(
-        stackwise_filters=[64, 128, 256, 512],
-        stackwise_blocks=[3, 4, 6, 3],
-        stackwise_strides=[1, 2, 2, 2],
-        include_rescaling=False,
-        input_shape=(None, None, 3),
-        block_type=BLOCK_TYPES[name],
-    )
+    plain = build_kerascv_resnet(name)
     maps = [plain.get_layer(layer).output for layer in plain.pyramid_level_inputs.values()]
     functional = keras.Model(plain.input, maps, name=name)
     return keras.models.clone_model(

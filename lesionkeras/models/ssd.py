@@ -116,6 +116,14 @@ def _heads(x: Any, stride: int, config: SSDConfig) -> tuple[Any, Any]:
 
 
 def _network(config: SSDConfig) -> tuple[Any, dict[str, Any]]:
+    if config.num_classes * config.prior_prob >= 1:
+        raise RecipeError(
+            "The classes together are certain at the start",
+            where="model.prior_prob",
+            found=f"{config.prior_prob:g} for each of {config.num_classes} classes",
+            wanted=f"below {1 / config.num_classes:g}",
+            next_step="lower it",
+        )
     if config.input_scaling not in INPUT_SCALINGS:
         raise RecipeError(
             "An input scaling is not known",
@@ -164,7 +172,8 @@ class SSD(keras.Model):
         name: The model's name.
 
     Raises:
-        RecipeError: Backbone, input scaling or an anchor stride is not known.
+        RecipeError: Backbone, input scaling or an anchor stride is not known, or the prior
+            probabilities of all classes reach 1.
 
     Source: P1, 3.3; Liu et al. 2016, SSD.
     """
@@ -203,12 +212,11 @@ class SSD(keras.Model):
         boxes = ops.take_along_axis(y["boxes"], matched_idx[..., None], axis=1)
         target_classes = ops.take_along_axis(y["classes"], matched_idx, axis=1)
         target_deltas = encode_boxes(boxes, anchors, self.match.variances, xp=ops)
-        positive = ops.equal(state, 1)[..., None]
         class_loss, box_loss = multibox_loss(
             y_pred["class_logits"],
             y_pred["box_deltas"],
             target_classes,
-            ops.where(positive, target_deltas, 0.0),  # padding encodes to -inf
+            target_deltas,
             state,
             self.loss_config,
         )
@@ -268,6 +276,6 @@ def build_ssd(
     """Return the detector with random weights; see `SSD`.
 
     Raises:
-        RecipeError: Backbone, input scaling or an anchor stride is not known.
+        RecipeError: As `SSD` does.
     """
     return SSD(config, match, loss, decode)

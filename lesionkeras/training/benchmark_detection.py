@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from lesionkeras.config import SSDRecipe
-from lesionkeras.models.backbones import BLOCK_TYPES
+from lesionkeras.models.backbones import build_kerascv_resnet
 from lesionkeras.models.ssd import build_ssd
 from lesionkeras.training.benchmark import Step, compare, describe_machine, measure_rates
 from lesionkeras.training.fit import compile_model
@@ -19,6 +20,7 @@ from lesionkeras.training.precision import (
     BFLOAT16_CAPABILITY,
     FLOAT16_CAPABILITY,
     POLICIES,
+    find_capabilities,
     resolve_precision,
 )
 from lesionkeras.training.run import describe_environment
@@ -46,9 +48,10 @@ def benchmark_detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str
     before = keras.config.dtype_policy()
     rows = []
     try:
-        for policy in list_policies(recipe.train.precision, _find_capabilities()):
+        for policy in list_policies(recipe.train.precision, find_capabilities()):
             keras.config.set_dtype_policy(policy)
             for task, contestants in build_contestants(recipe).items():
+                print(f"Measuring {task}, {policy}", file=sys.stderr, flush=True)
                 rates = measure_rates(contestants, recipe.train.batch_size, steps, repeats)
                 rows.append({"policy": policy, "task": task, **compare(rates)})
     finally:
@@ -147,14 +150,7 @@ def build_retinanet(recipe: SSDRecipe) -> Any:
     """
     import keras_cv
 
-    backbone = keras_cv.models.ResNetBackbone(
-        stackwise_filters=[64, 128, 256, 512],
-        stackwise_blocks=[3, 4, 6, 3],
-        stackwise_strides=[1, 2, 2, 2],
-        include_rescaling=False,
-        input_shape=(recipe.data.image_size_px, recipe.data.image_size_px, 3),
-        block_type=BLOCK_TYPES[recipe.model.backbone],
-    )
+    backbone = build_kerascv_resnet(recipe.model.backbone, recipe.data.image_size_px)
     model = keras_cv.models.RetinaNet(
         backbone=backbone, num_classes=recipe.model.num_classes, bounding_box_format="xyxy"
     )
@@ -191,8 +187,3 @@ def make_batch(recipe: SSDRecipe) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         "classes": tf.constant(classes.astype(np.int32)),
     }
     return tf.constant(images), targets
-
-
-def _find_capabilities() -> list[tuple[int, int]]:
-    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    return [detail.get("compute_capability", (0, 0)) for detail in details]

@@ -56,6 +56,12 @@ def resolve_precision(name: str) -> str:
         )
     import tensorflow as tf
 
+    return choose_policy(len(tf.config.list_logical_devices("TPU")), find_capabilities())
+
+
+def find_capabilities() -> list[tuple[int, int]]:
+    """Finds the CUDA compute capability of each GPU; (0, 0) where it has none."""
+    import tensorflow as tf
+
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    capabilities = [detail.get("compute_capability", (0, 0)) for detail in details]
-    return choose_policy(len(tf.config.list_logical_devices("TPU")), capabilities)
+    return [detail.get("compute_capability", (0, 0)) for detail in details]

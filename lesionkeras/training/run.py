@@ -6,7 +6,6 @@ old file or the new one.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -270,12 +269,6 @@ def _find_git_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
-
-
-def compute_sha256(path: Path) -> str:
-    """Computes the SHA-256 of a file as hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def beside(path: Path) -> Path:

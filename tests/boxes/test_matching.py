@@ -158,3 +158,52 @@ def test_matching_takes_an_unknown_batch_size_inside_a_gradient(crowded):
     for count in (1, 4):
         positives = np.sum(np.asarray(state[:count]) == 1)
         assert compute_gradient(boxes[:count], classes[:count]) == positives
+
+
+def _match_with_kerascv(iou, config):
+    """Boxes and states by KerasCV, from IoUs [B, M, A]; all rows are boxes."""
+    from keras_cv.layers import BoxMatcher
+
+    matcher = BoxMatcher(
+        [config.negative_iou, config.positive_iou], [0, -1, 1], force_match_for_each_col=True
+    )
+    return map(np.asarray, matcher(np.swapaxes(iou, 1, 2)))
+
+
+def _make_boxes(num_images, num_boxes, seed):
+    """Random boxes of images of 64 x 96 px, and their classes: no padding."""
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform([4, 4], [92, 60], (num_images, num_boxes, 2))
+    half = rng.uniform(2, 24, (num_images, num_boxes, 2))
+    boxes = np.concatenate([centre - half, centre + half], -1).astype(np.float32)
+    return boxes, np.zeros((num_images, num_boxes), np.int32)
+
+
+def test_kerascv_agrees_where_each_box_has_a_best_anchor_of_its_own():
+    """On every anchor but the first, which it gives to a box that does not exist."""
+    anchors = make_anchors(AnchorConfig(strides_px=(8, 16, 32)), 64, 96)
+    boxes, classes = _make_boxes(100, 4, seed=1)
+    iou = compute_iou(boxes, anchors)
+    assert all(len(set(best)) == 4 for best in iou.argmax(axis=2))
+    their_idx, their_state = _match_with_kerascv(iou, CONFIG)
+    idx, state = map(np.asarray, match_anchors(anchors, boxes, classes, CONFIG))
+    np.testing.assert_array_equal(idx[:, 1:], their_idx[:, 1:])
+    np.testing.assert_array_equal(state[:, 1:], their_state[:, 1:])
+    assert {-1, 0, 1} == set(np.unique(state))
+    assert (their_state[:, 0] == 1).all() and (their_idx[:, 0] == 4).all()  # rows are 0 to 3
+    assert (iou[:, :, 0] < CONFIG.positive_iou).all() and not (state[:, 0] == 1).any()
+
+
+def test_kerascv_leaves_boxes_without_an_anchor():
+    """A reason for our own matcher: where two boxes like one anchor best, it drops one of them."""
+    config = AnchorConfig(strides_px=(16, 32), size_factor=2.0, scales=(1.0,), ratios=(1.0,))
+    anchors = make_anchors(config, 64, 96)
+    boxes, classes = _make_boxes(100, 6, seed=2)
+    iou = compute_iou(boxes, anchors)
+    assert (iou.max(axis=2) > 0).all()
+
+    def count_dropped(idx, state):
+        return sum(6 - len(set(range(6)) & set(i[s == 1])) for i, s in zip(idx, state, strict=True))
+
+    assert count_dropped(*_match_with_kerascv(iou, CONFIG)) > 50
+    assert count_dropped(*map(np.asarray, match_anchors(anchors, boxes, classes, CONFIG))) == 0

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from lesionkeras import boxes as lib
@@ -43,7 +44,7 @@ def test_empty_inverted_and_padding_boxes_overlap_nothing():
     assert lib.compute_iou(np.zeros((0, 4)), everything).shape == (0, 2)
 
 
-@pytest.mark.parametrize("xp", [np, ops], ids=["numpy", "keras"])
+@pytest.mark.parametrize("xp", [np, ops, tf], ids=["numpy", "keras", "tensorflow"])
 @pytest.mark.parametrize(
     ("name", "row"),
     [
@@ -54,8 +55,9 @@ def test_empty_inverted_and_padding_boxes_overlap_nothing():
     ],
 )
 def test_formats_go_both_ways(name, row, xp):
-    xyxy = xp.array([[10.0, 20.0, 40.0, 80.0]], dtype="float32")
-    other = xp.array([row], dtype="float32")
+    make = xp.constant if xp is tf else xp.array
+    xyxy = make([[10.0, 20.0, 40.0, 80.0]], dtype="float32")
+    other = make([row], dtype="float32")
     size = (100, 200)
     np.testing.assert_allclose(lib.from_xyxy(xyxy, name, size, xp), other, rtol=1e-6)
     np.testing.assert_allclose(lib.to_xyxy(other, name, size, xp), xyxy, rtol=1e-6)

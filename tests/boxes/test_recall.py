@@ -11,9 +11,9 @@ from lesionkeras.boxes import (
     compute_grid_recall,
     make_anchors,
 )
-from lesionkeras.boxes.recall import SIZE_EDGES
 from lesionkeras.config import AnchorConfig
-from lesionkeras.metrics.operating import SIZE_EDGES_MM, SIZE_EDGES_PX
+from lesionkeras.metrics.matches import ImageDetections, ImageTruth, match_detections
+from lesionkeras.metrics.operating import compute_recall_by_size
 
 SIDE_PX = 512  # of all liver images of DeepLesion
 TWO_SCALES = (1.0, 2**0.5)
@@ -48,7 +48,16 @@ def test_sizes_in_mm_name_the_bins_and_skip_padding():
 
 
 def test_bins_are_those_of_the_operating_point_by_size():
-    assert SIZE_EDGES == {"mm": SIZE_EDGES_MM, "px": SIZE_EDGES_PX}
+    sizes = np.float64([3, 8, 9.9, 10, 15, 16, 20, 31, 32, 39, 40, 63, 64, 79, 80, 200])
+    boxes = _make_squares(sizes)
+    for sizes_mm in (None, sizes):
+        ours = compute_anchor_recall([boxes], sizes_mm, boxes[:1]).rows
+        truth = ImageTruth(boxes=boxes, diameters_mm=sizes_mm)
+        matches = match_detections([truth], [ImageDetections(boxes[:0], np.zeros(0))], (0.5,))
+        theirs = compute_recall_by_size([truth], matches, 0.5)
+        assert [(row.label, row.num_boxes) for row in ours] == [
+            (row["label"], row["count"]) for row in theirs
+        ]
 
 
 def test_sizes_must_fit_the_boxes():

@@ -40,6 +40,13 @@ def test_a_score_at_the_threshold_is_dropped_and_so_is_nan():
     np.testing.assert_array_equal(found["boxes"][0], boxes[1])
 
 
+def test_an_empty_box_is_no_detection():
+    boxes = [[20, 0, 20, 8], [0, 0, 8, 8], [3, 8, 5, 8], [30, 0, 28, 8]]
+    found = _select(boxes, [0.9, 0.8, 0.7, 0.6])
+    assert found["num_detections"] == 1
+    np.testing.assert_array_equal(found["boxes"], [boxes[1], *[[0, 0, 0, 0]] * 3])
+
+
 def test_classes_do_not_suppress_each_other():
     boxes = [[0, 0, 8, 8], [0, 0, 8, 7]]
     found = _select(boxes, [[0.9, 0.2], [0.6, 0.7]])
@@ -121,6 +128,33 @@ def test_tensorflow_keeps_the_same_boxes(crowd):
         rows = tf.image.non_max_suppression(boxes[i], scores[i, :, 0], 60, 0.4, 0.3)
         count = int(found["num_detections"][i])
         np.testing.assert_allclose(found["scores"][i][:count], scores[i, :, 0][rows.numpy()])
+
+
+def test_kerascv_lets_classes_suppress_each_other():
+    """A reason for our own suppression; where there is one class the two agree."""
+    from keras_cv.layers import NonMaxSuppression
+
+    suppress = NonMaxSuppression("xyxy", False, 0.5, confidence_threshold=0.1, max_detections=4)
+    boxes = np.float32([[[0, 0, 8, 8], [0, 0, 8, 7], [30, 0, 38, 8]]])
+    scores = np.float32([[[0.9, 0.2], [0.6, 0.7], [0.3, 0.05]]])
+    for found, counts in (
+        (suppress(boxes, scores[..., :1]), [2]),
+        (select_detections(boxes, scores[..., :1], CONFIG), [2]),
+        (suppress(boxes, scores), [2]),  # .7 of class 1 is gone
+        (select_detections(boxes, scores, CONFIG), [3]),
+    ):
+        assert np.asarray(found["num_detections"]).tolist() == counts
+        np.testing.assert_array_equal(found["boxes"][0, 0], boxes[0, 0])
+
+
+def test_tensorflows_own_for_classes_does_not_compile_under_xla():
+    """The other reason; our own does (below)."""
+    suppress = tf.function(
+        lambda b, s: tf.image.combined_non_max_suppression(b[:, :, None], s, 4, 4),
+        jit_compile=True,
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="CombinedNonMaxSuppression"):
+        suppress(tf.zeros((1, 3, 4)), tf.zeros((1, 3, 2)))
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])

@@ -272,6 +272,13 @@ def test_unknown_input_scaling():
     )
 
 
+def test_priors_that_reach_certainty():
+    assert catch(num_classes=4, prior_prob=0.25) == (
+        "The classes together are certain at the start in model.prior_prob: found 0.25 for each "
+        "of 4 classes, wanted below 0.25; lower it."
+    )
+
+
 def test_stride_without_a_map():
     assert catch(anchors=AnchorConfig(strides_px=(8, 256))) == (
         "An anchor stride has no map in model.anchors.strides_px: found 256, wanted some of "
