@@ -36,6 +36,7 @@ def commands(monkeypatch):
             python.write_text("new")
 
     monkeypatch.setattr(start, "run_logged", run_logged)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     return seen
 
 
@@ -54,6 +55,17 @@ def test_first_call_makes_and_installs_second_does_nothing(clone, commands):
     assert pip[pip.index("--editable") + 1] == str(clone)
     assert start.make_environment(FILES, clone) == python
     assert len(commands) == 2
+
+
+def test_bytecode_is_kept_where_python_would_not(clone, commands, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    python = start.make_environment(FILES, clone)
+    assert commands[2] == [str(python), "-c", start.KEEP_BYTECODE]
+    (clone / "toy.py").write_text("")
+    keep = start.KEEP_BYTECODE.partition("import tensorflow")[0]
+    for code, kept in (("import toy", False), (keep + "import toy", True)):
+        subprocess.run([sys.executable, "-c", code], cwd=clone, check=True)
+        assert (clone / "__pycache__").is_dir() is kept
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -217,6 +229,13 @@ def test_help_of_an_experiment_installs_nothing(executed, monkeypatch):
 def test_unknown_command_names_the_nearest(executed, capsys):
     assert start.main(["tset"]) == 2
     assert capsys.readouterr().err == "There is no command 'tset'; did you mean 'test'?\n"
+
+
+@pytest.mark.parametrize("args", [["--help"], ["test", "--help"], ["test", "-k", "boxes", "-h"]])
+def test_help_runs_no_check(args, checks, capsys):
+    assert start.main(args) == 0
+    assert "ARGS go to pytest" in capsys.readouterr().out
+    assert checks[1] == []
 
 
 def test_no_command_shows_the_usage(capsys):
