@@ -69,7 +69,7 @@ def test_wheel_holds_every_module_and_nothing_else_of_ours(wheel):
 
 def test_wheel_holds_the_type_marker_the_builders_pages_and_no_dummy_data(wheel):
     assert "lesionkeras/py.typed" in wheel
-    for name in ("liver_phantom", "deeplesion"):
+    for name in ("liver_phantom", "deeplesion", "lits", "ircadb01", "folder"):
         for page in ("README.md", "TAGS.txt", "CITATIONS.bib"):
             assert f"tfds_builders/{name}/{page}" in wheel
     assert not [name for name in wheel if "/dummy_data/" in name]

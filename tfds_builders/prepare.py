@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,7 +99,17 @@ def load_builder_class(name: str) -> Any:
     return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
 
 
-def _choose_config(builder_class: Any, name: str, config: str) -> str:
+def choose_config(builder_class: Any, name: str, config: str) -> str:
+    """Return the config that is meant, the first where none was given.
+
+    Args:
+        builder_class: The TFDS builder class.
+        name: The data set.
+        config: One of its configs, or "".
+
+    Raises:
+        DataError: It has no such config; the nearest is named.
+    """
     known = [builder_config.name for builder_config in builder_class.BUILDER_CONFIGS]
     if config in known or not (config or known):
         return config
@@ -123,7 +136,8 @@ def compute_fingerprint(builder_class: Any, name: str, config: str, raw: RawInde
     """
     digest = hashlib.sha256(f"{name}\n{config}\n{builder_class.VERSION}\n".encode())
     package = Path(__file__).parent
-    sources = [*sorted((package / name).glob("*.py")), package / "detection.py"]
+    shared = ("anatomy.py", "detection.py", "scan_builder.py", "segmentation.py")
+    sources = [*sorted((package / name).glob("*.py")), *(package / each for each in shared)]
     for path in [*sources, *(raw.tables if raw else ())]:
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
@@ -132,6 +146,13 @@ def compute_fingerprint(builder_class: Any, name: str, config: str, raw: RawInde
             relative = path.relative_to(raw.root).as_posix()
             digest.update(f"{relative} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:FINGERPRINT_DIGITS]
+
+
+@dataclass(frozen=True)
+class Beam:
+    """That a data set is built with Apache Beam, and where: its own pipeline flags."""
+
+    flags: tuple[str, ...] = ()  # such as "--runner=DataflowRunner"; none: the local runner
 
 
 class _Progress:
@@ -196,7 +217,14 @@ def _hold(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _build(builder_class: Any, config: str, raw: RawIndex | None, folder: Path, title: str) -> None:
+def _build(
+    builder_class: Any,
+    config: str,
+    raw: RawIndex | None,
+    folder: Path,
+    title: str,
+    beam: Beam | None,
+) -> None:
     """Let TFDS build into a folder; `title` "" keeps it silent."""
     import tensorflow_datasets as tfds
 
@@ -204,17 +232,57 @@ def _build(builder_class: Any, config: str, raw: RawIndex | None, folder: Path, 
     builder = builder_class(config=config or None, data_dir=str(folder))
     total = raw.num_images if raw else getattr(builder, "num_images_about", None)
     progress = _Progress(title, total)
-    builder._generate_examples = progress.follow(builder._generate_examples)
+    if beam:
+        builder._generate_examples = _spread(builder)
+    else:
+        builder._generate_examples = progress.follow(builder._generate_examples)
     # TFDS prints where it writes, which here is a folder that will be renamed.
     builder._log_download_bytes = builder._log_download_done = lambda: None
     manual_dir = str(raw.root.absolute()) if raw else None
     downloads = folder / "downloads"
     builder.download_and_prepare(
         download_dir=str(downloads),
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False),
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=manual_dir,
+            try_download_gcs=False,
+            beam_options=_parse_options(beam) if beam else None,
+        ),
     )
     progress.close()
     shutil.rmtree(downloads, ignore_errors=True)
+
+
+def _spread(builder: Any) -> Callable[[Sequence[Any]], Any]:
+    """Return a `_generate_examples` whose items Beam's workers share."""
+    import apache_beam
+
+    make = functools.partial(type(builder).make_examples, config=builder.builder_config.name)
+    return lambda items: apache_beam.Create(list(items)) | apache_beam.FlatMap(make)
+
+
+def _parse_options(beam: Beam) -> Any:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    return PipelineOptions(flags=list(beam.flags))
+
+
+def check_beam(builder_class: Any, name: str) -> None:
+    """Check that a data set can be built with Beam here.
+
+    Args:
+        builder_class: The TFDS builder class.
+        name: The data set.
+
+    Raises:
+        DataError: Beam is not installed, or the data set makes its examples in one go.
+    """
+    if not hasattr(builder_class, "make_examples"):
+        raise DataError(f"Data set {name!r} is not built with Beam", next_step="leave --beam out")
+    if not importlib.util.find_spec("apache_beam"):
+        raise DataError(
+            "Beam is not installed",
+            next_step="pip install 'lesionkeras[beam]', or leave --beam out",
+        )
 
 
 def _prepare(target: Path, build: Callable[[Path], None]) -> None:
@@ -275,6 +343,7 @@ def open_builder(
     prepared_dir: Path,
     data_dir: Path | None,
     progress: bool = True,
+    beam: Beam | None = None,
 ) -> tfds.core.DatasetBuilder:
     """Open a prepared data set, preparing it first where that has not been done.
 
@@ -287,6 +356,7 @@ def open_builder(
         prepared_dir: Where prepared data live; made if need be.
         data_dir: The raw data, where the data set needs any.
         progress: False says nothing.
+        beam: Build with Beam; the records are the same.
 
     Returns:
         A builder that reads the prepared files; a split without images is absent from
@@ -297,17 +367,19 @@ def open_builder(
             written); the folder cannot be written; prepared data are damaged.
     """
     builder_class = load_builder_class(name)
-    config = _choose_config(builder_class, name, config)
+    config = choose_config(builder_class, name, config)
     title = f"{name}/{config}" if config else name
     index_raw = getattr(builder_class, "index_raw", None)
     raw: RawIndex | None = index_raw(data_dir and Path(data_dir), config) if index_raw else None
     fingerprint = compute_fingerprint(builder_class, name, config, raw)
     target = Path(prepared_dir) / f"{name}-{fingerprint}"
     if not target.exists():
+        if beam:
+            check_beam(builder_class, name)
         if raw:
             raw.check()
         shown = title if progress else ""
-        _prepare(target, lambda folder: _build(builder_class, config, raw, folder, shown))
+        _prepare(target, lambda folder: _build(builder_class, config, raw, folder, shown, beam))
     builder = _open(target)
     if progress:
         print(_describe(title, builder, target, raw.notes if raw else ()), flush=True)

@@ -94,9 +94,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             split: self._generate_examples(slices) for split, slices in groups.items() if slices
         }
 
+    @classmethod
+    def make_examples(
+        cls, key_slice: KeySlice, config: str
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield what one item of a split gives, with its key; a worker of Beam runs this."""
+        yield key_slice.first.file_name, make_example(key_slice)
+
     def _generate_examples(self, slices: list[KeySlice]) -> Iterator[tuple[str, dict[str, Any]]]:
         for key_slice in slices:
-            yield key_slice.first.file_name, make_example(key_slice)
+            yield from self.make_examples(key_slice, self.builder_config.name)
 
 
 def make_example(key_slice: KeySlice) -> dict[str, Any]:

@@ -162,12 +162,15 @@ def _find_slices(root: Path, images: dict[str, list[LesionRow]]) -> list[KeySlic
     return found
 
 
-def index_deeplesion(root: Path | None, config: str) -> RawDeepLesion:
+def index_deeplesion(
+    root: Path | None, config: str, refused: list[DataError] | None = None
+) -> RawDeepLesion:
     """Read `DL_info.csv` and list the files that a config needs.
 
     Args:
         root: The folder that holds `DL_info.csv` and `Images_png`.
         config: `liver`: key slices with at least one liver lesion, with *all* their rows; or `all`.
+        refused: As in `read_dl_info`.
 
     Returns:
         The index.  Key slices whose PNG is absent are left out and counted in its notes.
@@ -176,7 +179,7 @@ def index_deeplesion(root: Path | None, config: str) -> RawDeepLesion:
         DataError: The tree is not there; no wanted key slice is on disk; see `read_dl_info`.
     """
     root = check_tree(root)
-    rows = read_dl_info(root / "DL_info.csv")
+    rows = read_dl_info(root / "DL_info.csv", refused)
     images: dict[str, list[LesionRow]] = {}
     for row in rows:
         images.setdefault(row.file_name, []).append(row)

@@ -285,12 +285,12 @@ def _check_name(values: dict[str, Any], where: str) -> None:
             )
 
 
-def _check_patients(path: Path, rows: list[LesionRow]) -> None:
+def _find_split_patients(path: Path, rows: list[LesionRow]) -> Iterator[DataError]:
     first: dict[int, LesionRow] = {}
     for row in rows:
         other = first.setdefault(row.patient_index, row)
         if other.train_val_test != row.train_val_test:
-            raise DataError(
+            yield DataError(
                 f"Patient {row.patient} is in two splits",
                 where=str(path),
                 found=f"{other.split} in row {other.row} and {row.split} in row {row.row}",
@@ -299,14 +299,14 @@ def _check_patients(path: Path, rows: list[LesionRow]) -> None:
             )
 
 
-def _check_images(path: Path, rows: list[LesionRow]) -> None:
+def _find_contradictions(path: Path, rows: list[LesionRow]) -> Iterator[DataError]:
     first: dict[str, LesionRow] = {}
     positions = [(column, list(COLUMNS).index(column)) for column in IMAGE_COLUMNS]
     for row in rows:
         other = first.setdefault(row.file_name, row)
         for column, position in positions:
             if other.text[position] != row.text[position]:
-                raise DataError(
+                yield DataError(
                     f"{column} differs between two rows of {row.file_name}",
                     where=str(path),
                     found=f"{other.text[position]!r} in row {other.row} and "
@@ -316,11 +316,13 @@ def _check_images(path: Path, rows: list[LesionRow]) -> None:
                 )
 
 
-def read_dl_info(path: Path) -> list[LesionRow]:
+def read_dl_info(path: Path, refused: list[DataError] | None = None) -> list[LesionRow]:
     """Read and check `DL_info.csv`.
 
     Args:
         path: The file.
+        refused: Where what is wrong with rows is collected, and the row left out; None raises the
+            first.
 
     Returns:
         One `LesionRow` a row, in the file's order; `overhang_px` > 0 marks clipped boxes.
@@ -334,19 +336,29 @@ def read_dl_info(path: Path) -> list[LesionRow]:
     columns = _check_header(path, next(fields, (1, []))[1])
     rows = []
     for row, texts in fields:
-        if not texts:
-            continue
-        if len(texts) <= max(columns):
-            raise DataError(
-                "A row is too short",
-                where=f"{path} row {row}",
-                found=f"{len(texts)} fields",
-                wanted=f"{max(columns) + 1}",
-                next_step="copy the file from the source again",
-            )
-        rows.append(_parse_row(path, row, tuple(texts[i] for i in columns)))
+        try:
+            if texts:  # not a blank line
+                rows.append(_parse_row(path, row, _take_texts(path, row, texts, columns)))
+        except DataError as error:
+            if refused is None:
+                raise
+            refused.append(error)
     if not rows:
         raise DataError("A table has no rows", where=str(path), wanted="one row a lesion")
-    _check_patients(path, rows)
-    _check_images(path, rows)
+    for wrong in (*_find_split_patients(path, rows), *_find_contradictions(path, rows)):
+        if refused is None:
+            raise wrong
+        refused.append(wrong)
     return rows
+
+
+def _take_texts(path: Path, row: int, texts: list[str], columns: list[int]) -> tuple[str, ...]:
+    if len(texts) <= max(columns):
+        raise DataError(
+            "A row is too short",
+            where=f"{path} row {row}",
+            found=f"{len(texts)} fields",
+            wanted=f"{max(columns) + 1}",
+            next_step="copy the file from the source again",
+        )
+    return tuple(texts[i] for i in columns)

@@ -76,12 +76,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             for split, count in zip(FIRST_PATIENT, self.builder_config.num_patients, strict=True)
         }
 
+    @classmethod
+    def make_examples(cls, patient_idx: int, config: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield what one item of a split gives, with its keys; a worker of Beam runs this."""
+        patient = make_patient(SEED, patient_idx)
+        for z_idx in key_slices(patient):
+            example = make_example(patient, z_idx)
+            yield example["file"], example
+
     def _generate_examples(self, patients: range) -> Iterator[tuple[str, dict[str, Any]]]:
         for patient_idx in patients:
-            patient = make_patient(SEED, patient_idx)
-            for z_idx in key_slices(patient):
-                example = make_example(patient, z_idx)
-                yield example["file"], example
+            yield from self.make_examples(patient_idx, self.builder_config.name)
 
 
 def list_patients(split: str, count: int) -> range:

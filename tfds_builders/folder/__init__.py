@@ -1,0 +1,1 @@
+"""A user's own data: nnU-Net style scans with masks, or images with COCO or Pascal VOC boxes."""

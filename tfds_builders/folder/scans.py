@@ -1,0 +1,157 @@
+"""nnU-Net's folder of scans: `dataset.json`, `imagesTr`, `labelsTr`, strict in everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesionkeras.ct.findings import CtError, make_correction
+from lesionkeras.ct.reading import CHANNEL, ENDING, read_pair
+from lesionkeras.errors import DataError
+from tfds_builders.folder.box_image import make_error
+from tfds_builders.folder.coco import read_json
+from tfds_builders.segmentation import LESION, LIVER, Scan
+
+LESION_WORDS = ("tumor", "tumour", "lesion", "cancer", "metasta", "hcc")
+LIVER_WORDS = ("liver", "leber", "foie")
+MAX_LABEL = 254
+
+
+@dataclass(frozen=True)
+class FolderCase:
+    """A case: its name, its two files, and what its labels mean."""
+
+    name: str
+    image: Path
+    mask: Path
+    labels: tuple[tuple[int, int], ...]  # (value in the file, 0, 1 or 2)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The two files."""
+        return self.image, self.mask
+
+
+def parse_labels(labels: Any, where: str) -> tuple[tuple[int, int], ...]:
+    """Read nnU-Net's `labels` in either version: which value is the liver, which a lesion.
+
+    Args:
+        labels: {"background": 0, "liver": 1, "tumour": 2}, or {"0": "background", ...}.
+        where: What to call the file in an error.
+
+    Returns:
+        Pairs of value and 0, 1 (liver) or 2 (lesion); other names (organs) are background.
+
+    Raises:
+        DataError: It is neither, or names no lesion.
+
+    >>> parse_labels({"background": 0, "Liver": 1, "hepatic tumor": 2, "spleen": 3}, "here")
+    ((0, 0), (1, 1), (2, 2), (3, 0))
+    """
+    entries = labels.items() if isinstance(labels, Mapping) else ()
+    pairs = []
+    for key, value in entries:
+        name, number = (value, key) if isinstance(value, str) else (key, value)
+        text = str(number).strip()
+        if not (text.isascii() and text.isdigit() and int(text) <= MAX_LABEL):
+            found = f"{str(key)[:40]!r}: {str(value)[:40]!r}"
+            raise make_error("A label cannot be used", where, found, f"values 0 to {MAX_LABEL}")
+        pairs.append((int(text), _find_meaning(str(name).lower())))
+    if LESION not in {meaning for _, meaning in pairs}:
+        wanted = "a label whose name holds " + ", ".join(LESION_WORDS)
+        raise make_error("No label is a lesion", where, repr(labels)[:120], wanted)
+    return tuple(sorted(set(pairs)))
+
+
+def _find_meaning(name: str) -> int:
+    if any(word in name for word in LESION_WORDS):
+        return LESION
+    return LIVER if any(word in name for word in LIVER_WORDS) else 0
+
+
+def index_scans(root: Path) -> tuple[list[FolderCase], list[str]]:
+    """List the cases of an nnU-Net folder.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Cases by name, and what the user should know, a clause each.
+
+    Raises:
+        DataError: `dataset.json` is missing or names no lesion; an image has no mask.
+    """
+    where = root / "dataset.json"
+    if not where.is_file():
+        raise DataError(
+            "nnU-Net's dataset.json is missing",
+            where=str(root),
+            wanted='{"labels": {"background": 0, "liver": 1, "tumour": 2}, ...}',
+            next_step="write it beside imagesTr",
+        )
+    tree = read_json(where)
+    labels = parse_labels(tree.get("labels") if isinstance(tree, dict) else None, "dataset.json")
+    images, masks = _list_files(root / "imagesTr"), _list_files(root / "labelsTr")
+    alone = sorted(set(images) - set(masks))
+    if alone or not images:
+        found = f"no mask of {alone[0]}" if alone else "no image"
+        wanted = "imagesTr/CASE_0000.nii.gz with labelsTr/CASE.nii.gz"
+        raise make_error("A case is not whole", str(root), found, wanted)
+    cases = [FolderCase(name, images[name], masks[name], labels) for name in images]
+    notes = [f"{len(cases)} scans; cases that show one person are one patient"]
+    if not any(meaning == LIVER for _, meaning in labels):
+        notes.append("no label is the liver")
+    return cases, notes
+
+
+def _list_files(folder: Path) -> dict[str, Path]:
+    """Return case -> file; nnU-Net's channel number is not part of a case's name."""
+    cases: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        name = ENDING.sub("", path.name)
+        if name == path.name or name.startswith("."):  # macOS leaves ._ files
+            continue
+        case = CHANNEL.sub("", name) if folder.name == "imagesTr" else name
+        other = cases.setdefault(case, path)
+        if other != path:
+            found, wanted = f"{other.name} and {path.name}", "one channel: CT"
+            raise make_error(f"Case {case} has two files", folder.name, found, wanted)
+    return cases
+
+
+def read_case(case: FolderCase, patient: str) -> Scan:
+    """Read a case; nothing about its geometry is put right.
+
+    Args:
+        case: The two files.
+        patient: Whose scan it is.
+
+    Raises:
+        CtError: What `read_pair` raises; bad-label: a value that `dataset.json` does not name.
+    """
+    image, mask = read_pair(case.image, case.mask)
+    table = np.full(256, 255, np.uint8)
+    for value, meaning in case.labels:
+        table[value] = meaning
+    table[0] = 0
+    merged = table[mask.array]
+    if (merged == 255).any():
+        unknown = sorted(set(np.unique(mask.array[merged == 255]).tolist()))
+        raise CtError(
+            "bad-label",
+            "A mask holds a label that dataset.json does not name",
+            where=str(case.mask),
+            found=", ".join(map(str, unknown[:5])),
+            wanted=", ".join(str(value) for value, _ in case.labels),
+            next_step="name it in dataset.json, or correct the mask",
+        )
+    corrections = [*image.corrections, *mask.corrections]
+    changed = [f"{value} to {meaning}" for value, meaning in case.labels if value != meaning]
+    if changed and not np.array_equal(merged, mask.array):
+        corrections.append(make_correction("labels-merged", ", ".join(changed)))
+    mask = replace(mask, array=merged)
+    return Scan(case.name, patient, image, mask, tuple(map(str, corrections)))
