@@ -334,7 +334,9 @@ def _describe(title: str, builder: Any, target: Path, notes: Sequence[str]) -> s
     splits = {name: split.num_examples for name, split in builder.info.splits.items()}
     counts = ", ".join(f"{count} {name}" for name, count in splits.items())
     line = f"{title}: {sum(splits.values())} images ({counts}) prepared in {target}"
-    return "; ".join([line, *notes])
+    corrections = (builder.info.metadata or {}).get("corrections", {})
+    corrected = [f"{name} corrected in {count} scans" for name, count in corrections.items()]
+    return "; ".join([line, *notes, *corrected])
 
 
 def open_builder(

@@ -1,11 +1,22 @@
 import struct
+import sys
 import zlib
 
 import cv2
 import numpy as np
 import pytest
 
-from lesionkeras.ct.png16 import check_png16_bytes, check_png16_ends, read_png16, to_hu
+from lesionkeras.ct.png16 import (
+    STORED_OFFSET_HU,
+    check_png16_bytes,
+    check_png16_ends,
+    decode_png16,
+    encode_mask_png,
+    encode_png16,
+    read_png16,
+    to_hu,
+    to_stored,
+)
 from lesionkeras.errors import DataError
 
 STORED = np.arange(15, dtype=np.uint16).reshape(3, 5) * 4096 + 7
@@ -139,3 +150,69 @@ def test_ends_find_truncation_and_kind(tmp_path):
     path.write_bytes(encode(STORED.astype(np.uint8)))
     with path.open("rb") as file, pytest.raises(DataError, match="found 8-bit grey"):
         check_png16_ends(file, "a.png")
+
+
+def make_noise(height, width):
+    """Tissue with noise, air, padding and both ends of the range."""
+    stored = np.random.default_rng(height * width).normal(32818, 25, (height, width))
+    stored = stored.astype(np.uint16)
+    stored[: height // 3] = 31744
+    stored.flat[:2] = 0, 65535
+    return stored
+
+
+def decode_with_cv2(png):
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (3, 5), (512, 512), (97, 768)])
+@pytest.mark.parametrize("isal", [True, False])
+def test_encoded_png_decodes_bit_for_bit(monkeypatch, shape, isal):
+    if not isal:  # as where it is not installed
+        monkeypatch.setitem(sys.modules, "isal", None)
+    stored = make_noise(*shape)
+    png = encode_png16(stored)
+    assert check_png16_bytes(png, "a.png") == shape
+    decoded = decode_with_cv2(png)
+    assert decoded.dtype == np.uint16
+    np.testing.assert_array_equal(decoded, stored)
+    np.testing.assert_array_equal(decode_png16(png, "a.png"), stored)
+
+
+def test_encoded_png_decodes_in_tensorflow():
+    import tensorflow as tf
+
+    stored = make_noise(40, 56)
+    decoded = tf.io.decode_png(encode_png16(stored), channels=1, dtype=tf.uint16)[..., 0]
+    np.testing.assert_array_equal(decoded.numpy(), stored)
+    mask = (stored > 32818).astype(np.uint8) * 2
+    decoded = tf.io.decode_png(encode_mask_png(mask), channels=1, dtype=tf.uint8)[..., 0]
+    np.testing.assert_array_equal(decoded.numpy(), mask)
+
+
+def test_encoded_png_takes_views_of_a_volume():
+    volume = np.arange(4 * 6 * 8, dtype=np.int16).reshape(4, 6, 8)[:, ::-1, ::2]
+    png = encode_png16(to_stored(volume[1]))
+    np.testing.assert_array_equal(decode_with_cv2(png), volume[1].astype(np.int32) + 32768)
+
+
+def test_encoded_png_is_not_larger_than_needed():
+    stored = make_noise(512, 512)
+    assert len(encode_png16(stored)) < 1.1 * len(encode(stored))
+
+
+def test_encoded_mask_decodes():
+    mask = np.random.default_rng(0).integers(0, 3, (37, 21)).astype(np.uint8)
+    decoded = decode_with_cv2(encode_mask_png(mask))
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, mask)
+
+
+def test_stored_is_hu_plus_32768_over_the_whole_range():
+    image_hu = np.arange(-32768, 32768, dtype=np.int16)
+    stored = to_stored(image_hu)
+    assert stored.dtype == np.uint16
+    np.testing.assert_array_equal(stored.astype(np.int32), image_hu.astype(np.int32) + 32768)
+    assert STORED_OFFSET_HU == 32768
+    inside = (image_hu >= -1024) & (image_hu <= 3071)
+    np.testing.assert_array_equal(to_hu(stored)[inside], image_hu[inside])

@@ -1,0 +1,1 @@
+"""3D-IRCADb-01: liver and tumours of 20 patients."""

@@ -1,0 +1,1 @@
+"""LiTS: liver and liver tumours in CT."""
