@@ -228,6 +228,8 @@ def _build(
     """Let TFDS build into a folder; `title` "" keeps it silent."""
     import tensorflow_datasets as tfds
 
+    from tfds_builders.stable_records import stable_records
+
     tfds.disable_progress_bar()
     builder = builder_class(config=config or None, data_dir=str(folder))
     total = raw.num_images if raw else getattr(builder, "num_images_about", None)
@@ -240,14 +242,13 @@ def _build(
     builder._log_download_bytes = builder._log_download_done = lambda: None
     manual_dir = str(raw.root.absolute()) if raw else None
     downloads = folder / "downloads"
-    builder.download_and_prepare(
-        download_dir=str(downloads),
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=manual_dir,
-            try_download_gcs=False,
-            beam_options=_parse_options(beam) if beam else None,
-        ),
+    config_of_build = tfds.download.DownloadConfig(
+        manual_dir=manual_dir,
+        try_download_gcs=False,
+        beam_options=_parse_options(beam) if beam else None,
     )
+    with stable_records():
+        builder.download_and_prepare(download_dir=str(downloads), download_config=config_of_build)
     progress.close()
     shutil.rmtree(downloads, ignore_errors=True)
 

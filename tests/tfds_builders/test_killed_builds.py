@@ -4,7 +4,10 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds  # noqa: F401  (children are forked with it imported)
@@ -13,6 +16,7 @@ from lesionkeras.errors import DataError
 from tfds_builders import Beam, open_builder
 from tfds_builders.deeplesion.make_dummy_data import write_dummy_data
 
+ROOT = Path(__file__).resolve().parents[2]
 NUM_KILLS = 100
 
 
@@ -74,8 +78,10 @@ def test_killed_anywhere_and_run_again(raw, tmp_path):
     assert not list(prepared.glob(".*"))
 
 
-def test_beam_makes_the_same_records(raw, tmp_path):
-    build(tmp_path / "plain", raw)
+def test_beam_makes_the_same_records_as_another_process(raw, tmp_path):
+    code = "from tests.tfds_builders.test_killed_builds import *; build(*map(Path, sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(tmp_path / "plain"), str(raw)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     builder = build(tmp_path / "beam", raw, Beam())
     assert read_records(tmp_path / "beam") == read_records(tmp_path / "plain")
     assert builder.info.splits["train"].num_examples == 1
