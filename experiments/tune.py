@@ -13,7 +13,9 @@ Source: keras-tuner (random search, Hyperband, Gaussian process).  Costs: trials
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,19 +26,19 @@ from lesionkeras.recipe import find_nearest
 
 
 def load_experiment(name: str) -> ModuleType:
-    """Imports an experiment that has RECIPES, SMOKE, SPACE and train_and_validate.
+    """Imports an experiment that has RECIPES, SMOKE, SPACE, check_search and train_and_validate.
 
     Raises:
-        RecipeError: There is none of that name (the nearest is named), or it has no SPACE.
+        RecipeError: There is none of that name, or it has no SPACE; the nearest that has is named.
     """
-    known = [path.stem for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))]
+    names = [path.stem for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))]
+    modules = {each: importlib.import_module(f"experiments.{each}") for each in names}
+    known = [each for each, module in modules.items() if hasattr(module, "SPACE")]
     if name not in known:
-        near = find_nearest(name, known)
-        raise RecipeError("An experiment is unknown", found=name, next_step=f"did you mean {near}")
-    module = importlib.import_module(f"experiments.{name}")
-    if not hasattr(module, "SPACE"):
-        raise RecipeError(f"experiments.{name} trains nothing that could be searched")
-    return module
+        what = f"experiments.{name} trains nothing" if name in names else "An experiment is unknown"
+        wanted, near = "one of " + ", ".join(known), find_nearest(name, known)
+        raise RecipeError(what, found=name, wanted=wanted, next_step=f"did you mean {near}")
+    return modules[name]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     fixed = cli.read_changes(arguments)
     trials = cli.parse_count("--trials", arguments.trials)
+    # A trial is a new network, and each is traced: TensorFlow would warn of that by the page.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     import keras  # here, as all that is slow to import: --help must not wait for it
 
     from lesionkeras.report.search_page import write_search_report
@@ -65,7 +69,8 @@ def main(argv: list[str] | None = None) -> None:
         keras.utils.clear_session()  # gives the memory of the trial before back
         return module.train_and_validate(trial_recipe, dataclasses.replace(options, out=out))
 
-    results = run_search(plan, score, options.out)
+    check = functools.partial(module.check_search, recipe, options)
+    results = run_search(plan, score, options.out, check=check)
     if results:
         write_search_report(options.out / "report.html", plan, results)
         print(f"Best recipe: {options.out / 'winner.json'}, report: {options.out / 'report.html'}")

@@ -278,8 +278,14 @@ def test_help_is_there_within_a_second(name):
 
 
 TUNE_ERRORS = [
-    ("--experiment sdd", "An experiment is unknown: found sdd; did you mean ssd.\n"),
-    ("--experiment tune", "experiments.tune trains nothing that could be searched.\n"),
+    (
+        "--experiment sdd",
+        "An experiment is unknown: found sdd, wanted one of ssd; did you mean ssd.\n",
+    ),
+    (
+        "--experiment tune",
+        "experiments.tune trains nothing: found tune, wanted one of ssd; did you mean ssd.\n",
+    ),
     ("--trial 3", "A flag is unknown: found --trial; did you mean --trials.\n"),
     (
         "--trials many",

@@ -113,30 +113,50 @@ def train(run: DetectionRun) -> tuple[SSD, list[Row], int]:
     return train_detector(run.recipe, run.splits, run.directory, validate)
 
 
-def train_and_validate(builder: Any, recipe: SSDRecipe, out: Path) -> dict[str, float]:
-    """Train a trial of a search and score its best epoch on validation patients.
+def check_search(builder: Any, recipe: SSDRecipe) -> None:
+    """Check, before anything of a search is written, what would fail every one of its trials.
 
     Args:
         builder: As for `open_run`.
-        recipe: Of the trial.
+        recipe: That the search starts from.
+
+    Raises:
+        DataError: A split is missing, or a patient is in two.
+        RecipeError: The weights cannot be had, or the recipe holds no patients out: the test split
+            is not tuned on.
+    """
+    compute_weights_sha256(resolve_input_scaling(recipe.model))
+    splits = open_splits(builder, recipe)
+    if splits.validation is None or splits.warning:
+        is_paper = recipe.data.protocol == "paper"
+        raise RecipeError(
+            "A search has no validation patients",
+            where="data.protocol" if is_paper else "data.validation_split",
+            found="paper" if is_paper else recipe.data.validation_split or "none",
+            wanted="a split by patient that is neither trained nor tested on",
+            next_step="give --split patient"
+            if is_paper
+            else "set data.validation_split or data.validation_fraction",
+        )
+
+
+def train_and_validate(builder: Any, recipe: SSDRecipe, out: Path) -> dict[str, float]:
+    """Train a trial of a search and score its best epoch on validation patients.
+
+    The weights are then deleted: half a gigabyte a trial, and the winner is a recipe.
+
+    Args:
+        builder: As for `open_run`.
+        recipe: Of the trial, one that `check_search` took.
         out: The trial's run directory.
 
     Returns:
         val_map50 of the best epoch.
-
-    Raises:
-        RecipeError: The recipe holds no patients out: the test split is not tuned on.
     """
     run = open_run(builder, check_start(recipe, out), out)
-    if run.splits.validation is None or run.splits.warning:
-        raise RecipeError(
-            "A search has no validation patients",
-            where="data.validation_split",
-            found=recipe.data.validation_split or "none",
-            wanted="a split by patient that is neither trained nor tested on",
-            next_step="set data.validation_split or data.validation_fraction",
-        )
     _, rows, best_epoch = train(run)
+    for path in (run.directory.model, run.directory.best, run.directory.last):
+        path.unlink(missing_ok=True)
     return {"val_map50": rows[best_epoch - 1]["val_map50"]}
 
 
@@ -166,7 +186,7 @@ def measure(run: DetectionRun, model: SSD, best_epoch: int) -> dict[str, Any]:
     """Measure a trained detector on the test split and write predictions.json and metrics.json.
 
     The score threshold of precision and recall is chosen on validation patients, or on the training
-    images where no patient was held out; never on test images.
+    images where no patient was held out; on test images only under P1's split, which has no others.
 
     Args:
         run: The run.
@@ -179,6 +199,7 @@ def measure(run: DetectionRun, model: SSD, best_epoch: int) -> dict[str, Any]:
     recipe, splits = run.recipe, run.splits
     detect = make_detector(model)
     chosen_on = "validation" if splits.validation else "train"
+    chosen_on = "test" if splits.validation is splits.test else chosen_on
     found = detect_split(detect, splits.validation or splits.train, recipe)
     threshold = compute_operating_point(found.truths, found.detections)
     with Counter("Testing") as progress:

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lesionkeras.recipe import format_value
 from lesionkeras.report.page import (
@@ -20,6 +21,9 @@ from lesionkeras.report.page import (
 )
 from lesionkeras.training.search import SearchPlan, TrialResult, choose_winner
 from lesionkeras.training.space import Dimension, parse_space
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _PANEL_INCHES = 3.2
 _PANELS_A_ROW = 3
@@ -95,7 +99,7 @@ def draw_search(dimensions: Sequence[Dimension], results: Sequence[TrialResult])
     return buffer.getvalue()
 
 
-def _draw_panel(panel, dimension: Dimension, results: Sequence[TrialResult]) -> None:  # type: ignore[no-untyped-def]
+def _draw_panel(panel: Axes, dimension: Dimension, results: Sequence[TrialResult]) -> None:
     winner = choose_winner(list(results))
     completed = [result for result in results if result.status == "completed"]
     lowest = min(result.score for result in completed)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lesionkeras.recipe import format_value
+from lesionkeras.recipe import flatten_tree, format_value
 from lesionkeras.report import figures
 from lesionkeras.report.page import (
     Block,
@@ -24,7 +24,6 @@ from lesionkeras.report.tables import (
     P1_TABLE_1_SOURCE,
     SCORES,
     agrees_with_p1,
-    flatten_tree,
 )
 from lesionkeras.training.run import write_bytes
 
@@ -75,7 +74,7 @@ def write_ssd_report(
         Section("Recipe", _describe_recipe(recipe_json, values)),
         Section("Software", _describe_software(recipe_json)),
     ]
-    title = f"{values.get('model.backbone', 'SSD')} SSD on {values.get('data.name', 'data')}"
+    title = f"{values.get('model.backbone', 'SSD')} SSD on {_name_data(values)}"
     summary = _summarize(values, metrics, anchor_recall)
     return write_report(run_dir / "report.html", f"LesionKeras: {title}", summary, sections)
 
@@ -188,7 +187,6 @@ def _summarize(
 def _describe_data(
     recipe_json: Mapping[str, Any], values: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> list[Block]:
-    name = "/".join(str(values[k]) for k in ("data.name", "data.config") if values.get(k))
     counts = {key: metrics["counts"][key] for key in ("images", "patients", "lesions")}
     splits: dict[str, Mapping[str, Any]] = {**metrics.get("splits", {}), "test": counts}
     fingerprint = recipe_json.get("environment", {}).get("data_fingerprint")
@@ -202,12 +200,17 @@ def _describe_data(
         Table(
             ["Split", "Images", "Patients", "Lesions"],
             rows,
-            f"Data set {name}, split {protocol}"
+            f"Data set {_name_data(values)}, split {protocol}"
             + (f", resized to {size} x {size} px" if size else "")
             + (f", fingerprint {fingerprint}." if fingerprint else "."),
             numbers=(1, 2, 3),
         )
     ]
+
+
+def _name_data(values: Mapping[str, Any]) -> str:
+    parts = [str(values[key]) for key in ("data.name", "data.config") if values.get(key)]
+    return "/".join(parts) or "data"
 
 
 def _compare(metrics: Mapping[str, Any], log_rows: Sequence[Mapping[str, Any]]) -> Table:

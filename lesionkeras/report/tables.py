@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +56,12 @@ P1_RECIPE: dict[str, PaperValue] = {
     "augment.copies": PaperValue((4,), "1,267 images become 6,335", "3.2.2"),
     "augment.gamma": PaperValue(((0.5, 2.0),), "0.5 to 2.0", "3.2.2"),
     "match.positive_iou": PaperValue((0.5,), "IoU above 0.5", "4.2"),
+    "match.negative_iou": PaperValue((0.5,), "otherwise negative", "4.2"),
     "model.backbone": PaperValue(("resnet34", "resnet50"), "ResNet34 or ResNet50", "3.3.2"),
     "model.weights": PaperValue(("imagenet",), "pretrained (ImageNet)", "3.3.1"),
+    "model.extra_channels": PaperValue(
+        ((256, 256, 256, 256),), "four extra layers; 256 7x7 maps", "3.3.1 and 3.3.3"
+    ),
     "model.top_down_channels": PaperValue((0,), "plain SSD", "3.3.1"),
     "optimizer.name": PaperValue(("sgd",), "SGD", "4, Hyper parameters"),
     "optimizer.learning_rate": PaperValue((0.0005,), "0.0005", "4, Hyper parameters"),
@@ -67,28 +70,6 @@ P1_RECIPE: dict[str, PaperValue] = {
     "train.batch_size": PaperValue((16,), "16", "4, Hyper parameters"),
     "train.epochs": PaperValue((50, 75, 100), "50, 75 or 100", "4, Hyper parameters"),
 }
-
-
-def flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Lists the values of a recipe's JSON by path.
-
-    Args:
-        tree: Field name to value, list or dict.
-        prefix: Path of the tree itself.
-
-    Returns:
-        Path to value.
-
-    >>> flatten_tree({"name": "paper", "train": {"epochs": 75}})
-    {'name': 'paper', 'train.epochs': 75}
-    """
-    values: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            values |= flatten_tree(value, f"{prefix}{name}.")
-        else:
-            values[f"{prefix}{name}"] = value
-    return values
 
 
 def agrees_with_p1(path: str, value: Any) -> bool | None:

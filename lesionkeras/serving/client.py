@@ -66,7 +66,20 @@ def _post(url: str, signature: str, inputs: dict, timeout_s: float) -> list[dict
             outputs = json.load(response)["outputs"]
     except urllib.error.HTTPError as error:
         answer = error.read().decode(errors="replace")
-        raise LesionKerasError("The server refused the request", where=url, found=answer) from error
+        raise LesionKerasError(
+            "The server refused the request",
+            where=url,
+            found=" ".join(answer.split()),
+            next_step="compare it with the contract.json of the export",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise LesionKerasError(
+            "The answer is not TensorFlow Serving's",
+            where=url,
+            found=repr(error),
+            wanted='JSON with "outputs"',
+            next_step="see that the address ends with /v1/models/NAME",
+        ) from error
     except OSError as error:
         raise LesionKerasError(
             "The server cannot be reached", where=url, found=str(error), next_step="start it"

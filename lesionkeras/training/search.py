@@ -64,7 +64,11 @@ class TrialResult:
 
 
 def run_search(
-    plan: SearchPlan, score: Score, out: Path, say: Callable[[str], None] = print
+    plan: SearchPlan,
+    score: Score,
+    out: Path,
+    say: Callable[[str], None] = print,
+    check: Callable[[], None] = lambda: None,
 ) -> list[TrialResult]:
     """Runs a search, or what is left of it, and writes `winner.json` and `trials.csv`.
 
@@ -74,18 +78,19 @@ def run_search(
             is maximised.  The same call in the same directory is made again after a kill.
         out: The search's directory.
         say: Takes a line of progress.
+        check: Raises what would fail every trial; called once, before a new search is written.
 
     Returns:
         All trials in order; empty on a worker of a search over several machines.
 
     Raises:
-        RecipeError: An impossible plan.
+        RecipeError: An impossible plan, or from `check`.
         RunError: `out` holds something else, or no trial succeeded.
-        DataError: From `score`: wrong data fail every trial, so the search ends.
+        DataError: From `check` or `score`: wrong data fail every trial, so the search ends.
     """
     dimensions = _check_plan(plan)
     if not _is_worker():
-        _claim_directory(plan, out)
+        _claim_directory(plan, out, check)
     oracle = build_oracle(
         plan.tuner, dimensions, plan.trials, plan.seed, max_epochs=_get_epochs(plan), out=out
     )
@@ -302,11 +307,11 @@ def _check_plan(plan: SearchPlan) -> list[Any]:
     return parse_space(plan.space, plan.recipe)
 
 
-def _claim_directory(plan: SearchPlan, out: Path) -> None:
+def _claim_directory(plan: SearchPlan, out: Path, check: Callable[[], None]) -> None:
     """Writes the plan into the directory, or checks that it holds this very plan.
 
     Raises:
-        RunError: The directory holds another search, or something else.
+        RunError: The directory holds another search, or something else; also what `check` raises.
     """
     tree = {
         "experiment": plan.experiment,
@@ -321,10 +326,15 @@ def _claim_directory(plan: SearchPlan, out: Path) -> None:
     if path.exists():
         _compare_plans(json.loads(path.read_text(encoding="utf-8")), tree, out)
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(
-            "The directory holds no search", where=str(out), next_step="name another --out"
+            "A search needs a folder of its own",
+            where=str(out),
+            found="other files" if out.is_dir() else "a file",
+            wanted="an empty or missing folder",
+            next_step="name another --out",
         )
+    check()
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, tree)
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,11 @@ def test_a_run_leaves_everything_and_ends_with_its_score(finished):
     assert isinstance(json.loads((out / "predictions.json").read_text()), list)
     for name in ("model.keras", "export/1/saved_model.pb", "export/1/contract.json"):
         assert (out / name).stat().st_size > 0
-    HTMLParser().feed((out / "report.html").read_text())
+    report = (out / "report.html").read_text()
+    for text in ("P1: SSD ResNet34, 75 epochs", "This run", "of 3 patients", "data:image/png"):
+        assert text in report, text
+    figures = {path.stem for path in (out / "figures").iterdir()}
+    assert {"figure5", "figure6", "figure7", "anchor_recall"} <= figures
 
 
 def test_killed_in_mid_epoch_it_ends_with_the_same_bits(finished, prepared_dir):

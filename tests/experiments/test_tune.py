@@ -1,12 +1,18 @@
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from experiments import tune
 from lesionkeras.config import SSDRecipe
-from lesionkeras.errors import RecipeError
+from lesionkeras.errors import DataError, RecipeError
 from lesionkeras.recipe import read_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -21,6 +27,7 @@ def experiment(monkeypatch):
         RECIPES={"default": SSDRecipe()},
         SMOKE={"train.epochs": 2},
         SPACE={"optimizer.learning_rate": "1e-3:1e-1:log", "train.batch_size": "4,8"},
+        check_search=lambda recipe, options: None,
         train_and_validate=train_and_validate,
         calls=calls,
     )
@@ -77,7 +84,52 @@ def test_a_wrong_search_writes_nothing(tmp_path, experiment, words, message):
 
 def test_experiments_are_found_by_name():
     assert tune.load_experiment("ssd").SPACE
-    with pytest.raises(RecipeError, match=r"found sssd; did you mean ssd\."):
+    with pytest.raises(RecipeError, match=r"found sssd, wanted one of ssd; did you mean ssd\."):
         tune.load_experiment("sssd")
-    with pytest.raises(RecipeError, match=r"experiments\.tune trains nothing"):
+    with pytest.raises(RecipeError, match=r"experiments\.tune trains nothing.*did you mean ssd\."):
         tune.load_experiment("tune")
+
+
+def test_what_would_fail_every_trial_is_said_before_anything_is_written(tmp_path, experiment):
+    def check_search(recipe, options):
+        raise DataError(f"No data for {recipe.train.epochs} epochs", where=str(options.data_dir))
+
+    experiment.check_search = check_search
+    with pytest.raises(DataError, match="No data for 5 epochs in raw"):
+        tune.main(["--epochs", "5", "--data-dir", "raw", "--out", str(tmp_path / "search")])
+    assert not (tmp_path / "search").exists()
+    assert experiment.calls == []
+
+
+SEARCH_ERRORS = [
+    (["--data", "deeplesion/liver"], "DL_info.csv"),
+    (["--smoke", "--split", "paper"], "A search has no validation patients in data.protocol"),
+    (["--smoke", "--validation-split", ""], "A search has no validation patients in data.val"),
+    (["--smoke", "--validation-split", "valid"], "found nothing in 'valid'"),
+]
+
+
+def test_a_search_without_data_or_validation_patients_is_refused(tmp_path):
+    for words, message in SEARCH_ERRORS:
+        paths = ["--out", str(tmp_path / "search"), "--prepared-dir", str(tmp_path / "prepared")]
+        with pytest.raises((DataError, RecipeError)) as caught:
+            tune.main([*words, *paths])
+        assert message in str(caught.value)
+        assert not (tmp_path / "search").exists()
+
+
+@pytest.mark.slow
+def test_trials_of_the_detector_leave_a_recipe_and_no_weights(tmp_path):
+    out, words = tmp_path / "search", ["--smoke", "--set", "train.images_per_epoch=32"]
+    paths = ["--out", str(out), "--prepared-dir", str(tmp_path / "prepared")]
+    command = [sys.executable, "-m", "experiments.tune", *words, "--trials", "2", *paths]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "retracing" not in done.stderr
+    assert f"Best recipe: {out / 'winner.json'}" in done.stdout.splitlines()[-1]
+    assert read_recipe(out / "winner.json", SSDRecipe, "ssd").data.config == "tiny"
+    assert sum(path.stat().st_size for path in out.rglob("*")) < 5_000_000
+    for number in range(2):
+        scores = json.loads((out / f"trial_{number}" / "scores.json").read_text())
+        assert 0 <= scores["val_map50"] <= 1
+        assert (out / f"trial_{number}" / "run" / "log.csv").is_file()

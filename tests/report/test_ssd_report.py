@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from lesionkeras.config import DataConfig, SSDRecipe
 from lesionkeras.metrics.evaluation import evaluate_detections
 from lesionkeras.metrics.matches import ImageDetections, ImageTruth
-from lesionkeras.recipe import to_json
+from lesionkeras.recipe import override, to_json
 from lesionkeras.report.ssd_report import write_ssd_report
 from lesionkeras.report.tables import P1_TABLE_1
 
@@ -203,8 +203,25 @@ def test_recipe_is_held_against_the_paper(written: Path) -> None:
     assert "optimizer.name\nadamw\nSGD (P1, 4, Hyper parameters)" in differing
     assert "match.positive_iou" not in differing and "model.head_channels" not in differing
     assert "augment.gamma\n0.8,1.25\n0.5 to 2.0 (P1, 3.2.2)" in differing
+    assert "match.negative_iou\n0.35\notherwise negative (P1, 4.2)" in differing
+    assert "model.extra_channels\n256\nfour extra layers; 256 7x7 maps (P1, 3.3.1" in differing
     assert "train.epochs\n75\n" in recipe and "\nsame" in recipe
     assert "tensorflow\n2.21.0" in recipe and "abc123" in recipe and "00ff00ff00ff00ff" in recipe
+
+
+def test_the_papers_recipe_agrees_with_the_paper(tmp_path: Path) -> None:
+    from experiments.ssd import PAPER
+
+    recipe = override(PAPER, {"data.protocol": "paper"})
+    page = read_page(write_example(tmp_path, recipe_json=make_recipe_json(recipe)))
+    assert "Every value that P1 states is used as stated." in page.text
+    assert "\ndiffers" not in page.text
+
+
+def test_the_title_names_data_set_and_config(tmp_path: Path) -> None:
+    recipe = SSDRecipe(data=DataConfig(name="deeplesion", config="liver"))
+    page = read_page(write_example(tmp_path, recipe_json=make_recipe_json(recipe)))
+    assert page.text.count("LesionKeras: resnet34 SSD on deeplesion/liver\n") == 2
 
 
 def test_no_warning_where_all_is_well(written: Path) -> None:

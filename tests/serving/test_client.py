@@ -29,6 +29,11 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.received.append((self.path, body))
         values = next(iter(body["inputs"].values()))
+        if self.path == "/else:predict":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+            return
         status, answer = 200, {name: rows * len(values) for name, rows in ONE_IMAGE.items()}
         if values == []:
             status, answer = 400, {"error": "Tensor :0 is empty"}
@@ -73,7 +78,11 @@ def test_predict_png_sends_bytes_in_base64(url: str):
 
 
 def test_refusal_and_silence_are_said(url: str):
-    with pytest.raises(LesionKerasError, match=r"refused the request in .*Tensor :0 is empty"):
+    said = r"refused the request in .*Tensor :0 is empty.*; compare it with the contract\.json"
+    with pytest.raises(LesionKerasError, match=said):
         predict(url, np.zeros((0, 2, 2, 3), np.int16))
+    other = url.removesuffix("/v1/models/ssd") + "/else"
+    with pytest.raises(LesionKerasError, match=r"not TensorFlow Serving's in .*/v1/models/NAME\."):
+        predict(other, np.zeros((1, 2, 2, 3), np.int16))
     with pytest.raises(LesionKerasError, match="The server cannot be reached in http://127"):
         predict("http://127.0.0.1:9/v1/models/ssd", np.zeros((1, 2, 2, 3), np.int16))

@@ -273,11 +273,33 @@ def test_another_search_in_the_same_directory_is_refused(tmp_path):
         run_search(make_plan(trials=1, tuner="bayesian"), score_parabola, out, silent)
 
 
+def test_the_check_comes_before_a_new_search_is_written_and_once(tmp_path):
+    out, calls = tmp_path / "search", []
+
+    def check():
+        calls.append(out.exists())
+        if len(calls) == 1:
+            raise DataError("No data")
+
+    with pytest.raises(DataError, match="No data"):
+        run_search(make_plan(trials=1), score_parabola, out, silent, check)
+    assert not out.exists()
+    for _ in range(2):
+        run_search(make_plan(trials=1), score_parabola, out, silent, check)
+    assert calls == [False, False]
+
+
 def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
-    with pytest.raises(RunError, match="The directory holds no search"):
-        run_search(make_plan(), score_parabola, tmp_path, silent)
+    for out, found in ((tmp_path, "other files"), (tmp_path / "recipe.json", "a file")):
+        with pytest.raises(RunError) as caught:
+            run_search(make_plan(), score_parabola, out, silent)
+        assert str(caught.value) == (
+            f"A search needs a folder of its own in {out}: found {found}, "
+            "wanted an empty or missing folder; name another --out."
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+    assert (tmp_path / "recipe.json").read_text() == "{}"
 
 
 def test_a_trial_folder_that_is_gone_is_named(tmp_path):
