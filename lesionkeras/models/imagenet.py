@@ -99,7 +99,8 @@ def fetch_imagenet(backbone: str) -> Path:
             where=source.url,
             found=found.rstrip(".") or repr(error),
             next_step=f"bring that file to {cache / _CACHE_FOLDER / source.file} from a machine "
-            "that can, or give --weights FILE, an .npz as lesionkeras/models/weights.py describes",
+            "that can, or give --weights FILE, an .npz as lesionkeras/models/weights.py describes, "
+            "or --weights none",
         ) from error
 
 

@@ -143,7 +143,8 @@ def test_hub_out_of_reach(cache, monkeypatch, backbone):
     assert str(caught.value) == (
         f"ImageNet weights of {backbone} cannot be downloaded in {url}: found [Errno 111] "
         f"Connection refused; bring that file to {cache / SOURCES[backbone].file} from a machine "
-        "that can, or give --weights FILE, an .npz as lesionkeras/models/weights.py describes."
+        "that can, or give --weights FILE, an .npz as lesionkeras/models/weights.py describes, "
+        "or --weights none."
     )
     assert not list(cache.iterdir())
 
