@@ -60,6 +60,7 @@ class Parser(argparse.ArgumentParser):
     """Raises RecipeError where argparse would leave the process."""
 
     def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line."""
         raise RecipeError(
             "The command line cannot be read", found=message, next_step="see --help for the flags"
         )
