@@ -53,7 +53,7 @@ setup(
         "keras-tuner[bayesian]>=1.4.8,<2",
         "numpy>=2.3,<3",
         "pandas>=3,<4",
-        "opencv-python-headless>=4.10",
+        "opencv-python-headless>=5,<6",
         "pydicom>=3,<4",
         "python-gdcm>=3,<4",  # decoders of compressed DICOM, BSD and MIT
         "pylibjpeg>=2,<3",

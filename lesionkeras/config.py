@@ -30,6 +30,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class SegmentationDataConfig:
+    """Which slices a segmentation network is trained on, and what it sees of them."""
+
+    name: str = "lits"  # folder in tfds_builders
+    config: str = "slices"  # the builder's config; "" is its first
+    splits: tuple[str, ...] = ()  # of the builder that are divided; () is all of them
+    # Who is held out.  "patient": patients, whole; "given": the builder's own train and test;
+    # "p3": 13 of 131 studies (P3, 2.1), patients whole; "p5": 20 % of the slices (P5), and
+    # "volume": volumes whoever's they are; these two leak.
+    protocol: str = "patient"
+    held_out: tuple[str, ...] = ()  # patients or volumes by name; () draws them by seed
+    held_out_fraction: float = 0.2  # of patients, volumes or (P5) slices, where they are drawn
+    # What is trained on.  "all": every slice; "p3": as many slices with liver and lesion as slices
+    # with neither (P3, 2.5: 4,401 of each).
+    sampling: str = "all"
+    image_size_px: int = 512  # square network input; P5: 128
+    slices: int = 3  # channels: 3 are previous, key and next slice, 1 is the key slice
+    window_hu: tuple[float, float] = (-160.0, 240.0)  # low, high (P3, 2.2)
+    normalisation: str = "window"  # 0..1; "standardise": then zero mean, unit variance (P4, 3.2)
+    rotation_deg: float = 15.0  # uniform in +-, in training (P5, 3.3)
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """Random changes to a training image and its boxes; magnitudes in units of the 0..1 image."""
 

@@ -3,6 +3,8 @@
 The order is fixed: a slice stack is resized as Hounsfield units (`resize_hu_graph`, int16 in and
 out, so that prepared data can be stored), and only then windowed to 0..1 (`window_graph`, or its
 NumPy twin `window_numpy`).  The served model runs the same two functions on the same integers.
+Masks are resized with their slices by `resize_mask_graph`; `standardise_graph` (and its twin) comes
+last, where a recipe asks for it.
 
 `tf.image` is used for the resize because its antialiased kernel runs in tf.data and in TF Serving
 alike; TensorFlow is imported on first use, so that reports can window without it.
@@ -73,3 +75,54 @@ def resize_hu_graph(image_hu: Any, size_px: Any) -> tf.Tensor:
     clipped = tf.clip_by_value(tf.cast(image_hu, tf.float32), float(HU_LOW), float(HU_HIGH))
     resized = tf.image.resize(clipped, size_px, method="bilinear", antialias=True)
     return tf.cast(tf.round(resized), tf.int16)
+
+
+def resize_mask_graph(mask: Any, size_px: Any) -> tf.Tensor:
+    """Resizes masks by the nearest pixel; the twin of `resize_hu_graph`, over the same area.
+
+    Args:
+        mask: Tensor uint8 [H, W, C] or [B, H, W, C]; sizes may be unknown.
+        size_px: Height and width of the result: two ints or an int32 tensor [2].
+
+    Returns:
+        uint8 tensor [h, w, C] or [B, h, w, C] of values that the mask has.
+    """
+    import tensorflow as tf
+
+    return tf.image.resize(mask, size_px, method="nearest")
+
+
+def standardise_numpy(image_unit: np.ndarray) -> np.ndarray:
+    """Brings each image to zero mean and unit variance.
+
+    Args:
+        image_unit: float32 [..., H, W, C], 0..1.
+
+    Returns:
+        `image_std`, float32 of the same shape; an image of one value becomes 0.
+
+    Source: P4, 3.2.
+
+    >>> standardise_numpy(np.float32([[[0.0], [1.0], [1.0], [0.0]]])).ravel().tolist()
+    [-1.0, 1.0, 1.0, -1.0]
+    """
+    axes = (-3, -2, -1)
+    mean = image_unit.mean(axes, np.float64, keepdims=True).astype(np.float32)
+    centred = image_unit - mean
+    variance = np.square(centred).mean(axes, np.float64, keepdims=True)
+    least_std = 1 / np.sqrt(np.prod(image_unit.shape[-3:]))  # as tf.image does: never divides by 0
+    return centred / np.maximum(np.sqrt(variance), least_std).astype(np.float32)
+
+
+def standardise_graph(image_unit: Any) -> tf.Tensor:
+    """Does what `standardise_numpy` does, as TensorFlow operations.
+
+    Args:
+        image_unit: float32 tensor [..., H, W, C], 0..1.
+
+    Returns:
+        `image_std`, a float32 tensor of the same shape, equal to the twin's within 1e-5.
+    """
+    import tensorflow as tf
+
+    return tf.image.per_image_standardization(image_unit)

@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from lesionkeras.config import AugmentConfig, SSDRecipe
-from lesionkeras.ct.window import window_graph
 from lesionkeras.data.augment import augment
+from lesionkeras.data.loading import make_batch_reader, read_in_graph
 from lesionkeras.data.opening import Split
+from lesionkeras.data.streams import choose_row, count_steps, make_key, make_numbers
 
 
 def steps_per_epoch(split: Split, recipe: SSDRecipe) -> int:
     """Return the batches of an epoch: every example once, or what the recipe says."""
-    images = recipe.train.images_per_epoch or len(split.rows)
-    return max(1, round(images / recipe.train.batch_size))
+    return count_steps(len(split.rows), recipe.train.images_per_epoch, recipe.train.batch_size)
 
 
 def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data.Dataset:
@@ -39,18 +38,19 @@ def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data
     seed, num_rows, fixed = recipe.train.seed, len(split.rows), recipe.augment.mode == "copies"
     first = first_epoch * steps_per_epoch(split, recipe) * recipe.train.batch_size
     read, table = _make_reader(split, recipe), tf.constant(split.rows)
+    if recipe.augment.mode == "none":  # nothing depends on the number but the row
+        numbers = make_numbers(first).map(lambda n: table[choose_row(n, num_rows, seed)][0])
+        return _read_batches(numbers, read, recipe.train.batch_size, drop_remainder=True)
 
     def load(number: Any) -> tuple[Any, dict[str, Any]]:
-        pass_seed = tf.stack([tf.constant(seed, tf.int64), number // num_rows])
-        row = tf.random.experimental.index_shuffle(number % num_rows, pass_seed, num_rows - 1)
-        image_unit, boxes, classes = read(table[row][0])
-        key = _make_key(seed, table[row] if fixed else tf.stack([number, 0]))
+        row = choose_row(number, num_rows, seed)
+        image_unit, boxes, classes = _squeeze(*read(table[row][:1]))
+        key = make_key(seed, table[row] if fixed else tf.stack([number, 0]))
         copy = tf.cast(table[row][1], tf.int32)
         image_unit, boxes, classes = augment(image_unit, boxes, classes, recipe.augment, copy, key)
         return image_unit, {"boxes": boxes, "classes": classes}
 
-    stream = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
-    stream = stream.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    stream = make_numbers(first).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     stream = stream.batch(recipe.train.batch_size, drop_remainder=True)
     return stream.prefetch(tf.data.AUTOTUNE)
 
@@ -69,35 +69,49 @@ def make_eval(split: Split, recipe: SSDRecipe, batch_size: int) -> tf.data.Datas
     read, seed = _make_reader(split, recipe), recipe.train.seed
     has_copies = bool(split.rows[:, 1].any())
     fixed = replace(recipe.augment, mode="copies")  # whatever training does to them
+    rows = tf.data.Dataset.from_tensor_slices(split.rows)
+    if not has_copies:
+        return _read_batches(rows.map(lambda row: row[0]), read, batch_size, drop_remainder=False)
 
     def load(row: Any) -> tuple[Any, dict[str, Any]]:
-        image_unit, boxes, classes = read(row[0])
-        if has_copies:
-            copy, key = tf.cast(row[1], tf.int32), _make_key(seed, row)
-            image_unit, boxes, classes = augment(image_unit, boxes, classes, fixed, copy, key)
+        image_unit, boxes, classes = _squeeze(*read(row[:1]))
+        copy, key = tf.cast(row[1], tf.int32), make_key(seed, row)
+        image_unit, boxes, classes = augment(image_unit, boxes, classes, fixed, copy, key)
         return image_unit, {"boxes": boxes, "classes": classes}
 
-    rows = tf.data.Dataset.from_tensor_slices(split.rows)
     return rows.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
 
 
-def _make_key(seed: int, numbers: Any) -> Any:
-    """A key for stateless random operations, int32 [2], from the seed and two numbers."""
-    key = tf.random.fold_in(tf.constant([seed, 0]), tf.cast(numbers[0], tf.int32))
-    return tf.random.fold_in(key, tf.cast(numbers[1], tf.int32))
-
-
 def _make_reader(split: Split, recipe: SSDRecipe) -> Any:
-    """A graph function from an image's index to its windowed pixels, boxes and classes."""
-    images, side = split.images.images, split.images.images.shape[1]
+    """A graph function from images' indices to their windowed pixels, boxes and classes."""
+    images = split.images.images
+    read_rows = make_batch_reader(images, recipe.data.window_hu)
     boxes, classes = tf.constant(split.images.boxes), tf.constant(split.images.classes)
 
-    def read(image_idx: Any) -> tuple[Any, Any, Any]:
-        image_hu = tf.numpy_function(lambda i: images[i], [image_idx], tf.int16)
-        image_unit = window_graph(tf.ensure_shape(image_hu, (side, side, 3)), recipe.data.window_hu)
-        return image_unit, boxes[image_idx], classes[image_idx]
+    def read(rows: Any) -> tuple[Any, Any, Any]:
+        image_unit = read_in_graph(read_rows, rows, images.shape[1:])
+        return image_unit, tf.gather(boxes, rows), tf.gather(classes, rows)
 
     return read
+
+
+def _squeeze(*batches: Any) -> tuple[Any, ...]:
+    """The one example of batches of one."""
+    return tuple(tf.squeeze(batch, 0) for batch in batches)
+
+
+def _read_batches(
+    image_indices: tf.data.Dataset, read: Any, batch_size: int, drop_remainder: bool
+) -> tf.data.Dataset:
+    """Batches of unchanged images, each read in one call."""
+
+    def load(rows: Any) -> tuple[Any, dict[str, Any]]:
+        image_unit, boxes, classes = read(rows)
+        return image_unit, {"boxes": boxes, "classes": classes}
+
+    stream = image_indices.batch(batch_size, drop_remainder=drop_remainder)
+    stream = stream.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return stream.prefetch(2)
 
 
 def describe_augmentation(config: AugmentConfig, num_images: int) -> str:

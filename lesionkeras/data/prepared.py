@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lesionkeras.config import DataConfig
+from lesionkeras.data.cache import check_split, digest_facts, open_cache
 from lesionkeras.errors import DataError
 
 CACHE_VERSION = 2  # raise where what `prepare` writes changes
@@ -90,11 +87,9 @@ def choose_lesion_types(builder: Any, data: DataConfig) -> tuple[int, ...]:
 
 
 def _digest(builder: Any, split: str, data: DataConfig) -> str:
-    facts: list[Any] = [CACHE_VERSION, str(builder.data_path), str(builder.info.full_name), split]
-    facts += [data.image_size_px, data.max_boxes, data.keep_noisy]
+    facts: list[Any] = [data.image_size_px, data.max_boxes, data.keep_noisy]
     facts.append(sorted(choose_lesion_types(builder, data)))
-    facts.append(builder.info.splits[split].num_examples)
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return digest_facts(builder, split, CACHE_VERSION, facts)
 
 
 def _pad_rows(boxes: np.ndarray, classes: np.ndarray, file: str, most: int) -> tuple[Any, Any]:
@@ -216,25 +211,12 @@ def prepare(
         DataError: The split is unknown or empty, all its lesions are dropped, or an image has too
             many boxes.
     """
-    if split not in builder.info.splits or not builder.info.splits[split].num_examples:
-        known = [name for name, s in builder.info.splits.items() if s.num_examples]
-        raise DataError(
-            "A split has no images",
-            where=f"data set {builder.info.name}",
-            found=f"nothing in {split!r}",
-            wanted=f"one of {', '.join(known) or 'no split, all are empty'}",
-            next_step="name one with --train-split, --validation-split or --test-split",
-        )
-    folder = Path(builder.data_path) / "cache" / _digest(builder, split, data)
-    if not folder.exists():
-        folder.parent.mkdir(exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            _write_cache(beside, builder, split, data, progress)
-            if not folder.exists():  # another process may have been faster
-                beside.rename(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    check_split(builder, split)
+    folder = open_cache(
+        builder,
+        _digest(builder, split, data),
+        lambda beside: _write_cache(beside, builder, split, data, progress),
+    )
     with np.load(folder / "rows.npz") as rows:
         columns: dict[str, Any] = {key: rows[key] for key in rows.files}
     columns |= {key: tuple(columns[key].tolist()) for key in ("patients", "files")}

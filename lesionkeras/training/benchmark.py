@@ -6,16 +6,19 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from lesionkeras.errors import RecipeError, RunError
+from lesionkeras.recipe import find_nearest
 
 Step = Callable[[], object]  # does one step and comes back once its result is there
 
 
 def measure_rates(
     contestants: Mapping[str, Step],
-    images_per_step: int,
+    images_per_step: float,
     steps: int,
     repeats: int,
     warmup_steps: int = 2,
@@ -67,6 +70,43 @@ def compare(rates: Mapping[str, list[float]]) -> dict[str, Any]:
     return {"images_per_s": summaries, "ratio": ours / peer}
 
 
+def check_name(name: str, known: Iterable[str]) -> None:
+    """Checks that there is a benchmark of a name.
+
+    Args:
+        name: What was asked for.
+        known: What there is.
+
+    Raises:
+        RecipeError: There is none; the nearest is named.
+    """
+    if name not in known:
+        raise RecipeError(
+            "A benchmark is unknown",
+            found=name,
+            wanted="one of " + ", ".join(known),
+            next_step=f"did you mean {find_nearest(name, known)}",
+        )
+
+
+def check_file(path: Path) -> None:
+    """Checks, without writing, that a result can be written to a file.
+
+    Args:
+        path: The file; an old one will be replaced.
+
+    Raises:
+        RunError: It is a folder, or its folder is missing.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise RunError(
+            "A result needs a file in a folder that exists",
+            where=str(path),
+            found="a folder" if path.is_dir() else "no such folder",
+            next_step="name another --out",
+        )
+
+
 def describe_machine() -> dict[str, Any]:
     """Returns CPU model, cores that this process may use, and GPUs; never a host's name."""
     import tensorflow as tf
@@ -85,7 +125,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Formats a benchmark's result for a terminal.
 
     Args:
-        report: "benchmark", "settings", "environment", "machine" and "rows", as written to JSON.
+        report: "benchmark", "settings", "environment", "machine" and "rows", as written to JSON;
+            "columns" names the first four columns where they are not those of a network.
 
     Returns:
         Lines: what was measured, where, and a table with medians, spread and ratio.
@@ -96,15 +137,18 @@ def format_report(report: Mapping[str, Any]) -> str:
     lines = [
         f"{report['benchmark']}: " + ", ".join(f"{k} {v}" for k, v in settings.items()),
         f"commit {commit}; {place}",
-        f"{'policy':<16}{'task':<16}{'who':<20}{'images/s':>9}{'min..max':>18}{'ratio':>7}",
     ]
+    first, second, third, rates = report.get("columns", ("policy", "task", "who", "images/s"))
+    wide = max([16, *(2 + len(row["task"]) for row in report["rows"])])
+    lines.append(f"{first:<16}{second:<{wide}}{third:<20}{rates:>9}{'min..max':>18}{'ratio':>7}")
     for row in report["rows"]:
         for i, (name, rate) in enumerate(row["images_per_s"].items()):
             spread = f"{rate['min']:.2f}..{rate['max']:.2f}"
             lead = (row["policy"], row["task"]) if i == 0 else ("", "")
             ratio = f"{row['ratio']:.2f}" if i == 0 else ""
+            median = f"{rate['median']:.2f}"
             lines.append(
-                f"{lead[0]:<16}{lead[1]:<16}{name:<20}{rate['median']:>9.2f}{spread:>18}{ratio:>7}"
+                f"{lead[0]:<16}{lead[1]:<{wide}}{name:<20}{median:>9}{spread:>18}{ratio:>7}"
             )
     return "\n".join(lines)
 

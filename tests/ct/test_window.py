@@ -1,7 +1,14 @@
 import numpy as np
 import tensorflow as tf
 
-from lesionkeras.ct.window import resize_hu_graph, window_graph, window_numpy
+from lesionkeras.ct.window import (
+    resize_hu_graph,
+    resize_mask_graph,
+    standardise_graph,
+    standardise_numpy,
+    window_graph,
+    window_numpy,
+)
 
 WINDOW_HU = (-160.0, 240.0)
 
@@ -71,3 +78,34 @@ def test_resize_is_the_same_eagerly_in_tf_data_and_batched():
     for one, mapped, image_hu in zip(batched, dataset, images_hu, strict=True):
         np.testing.assert_array_equal(one, mapped)
         np.testing.assert_array_equal(one, resize_hu_graph(image_hu, (24, 32)))
+
+
+def test_mask_is_resized_by_the_nearest_pixel_over_the_same_area():
+    mask = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 1, 1], [2, 2, 1, 0]], np.uint8)[..., None]
+    halved = resize_mask_graph(mask, (2, 2))
+    assert halved.dtype == tf.uint8
+    assert halved.numpy()[..., 0].tolist() == [[0, 1], [2, 0]]  # pixel centres 1 and 3
+    doubled = tf.function(resize_mask_graph)(mask[:2, 1:3], tf.constant([4, 4])).numpy()[..., 0]
+    assert doubled.tolist() == [[0, 0, 1, 1]] * 4
+    batch = np.stack([mask, mask[::-1]])
+    assert np.array_equal(resize_mask_graph(batch, (4, 4)), batch)
+
+
+def test_standardised_by_hand():
+    image_unit = np.zeros((2, 4, 1), np.float32)
+    image_unit[0, :, 0] = 1.0
+    wanted = [[1.0] * 4, [-1.0] * 4]  # mean .5, standard deviation .5
+    assert standardise_numpy(image_unit)[..., 0].tolist() == wanted
+    assert standardise_numpy(np.full((3, 3, 2), 0.25, np.float32)).tolist() == [[[0.0] * 2] * 3] * 3
+
+
+def test_standardised_twins_are_equal_image_by_image():
+    rng = np.random.default_rng(5)
+    images = rng.random((3, 16, 12, 3), np.float32) * np.float32([[[[1.0]]], [[[0.3]]], [[[0.5]]]])
+    found = standardise_numpy(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.mean((1, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(found.std((1, 2, 3)), 1, atol=1e-5)
+    for run in (standardise_graph, tf.function(standardise_graph)):
+        np.testing.assert_allclose(run(images), found, atol=1e-5)
+        np.testing.assert_allclose(run(images[1]), found[1], atol=1e-5)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from experiments import benchmark
-from lesionkeras.errors import RecipeError
+from lesionkeras.errors import RecipeError, RunError
 
 REPORT = {
     "benchmark": "detection",
@@ -28,6 +28,16 @@ def test_counts_below_one_are_refused():
             benchmark.main(["detection", flag, "0"])
 
 
+def test_a_result_that_cannot_be_written_is_refused_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(benchmark.BENCHMARKS, "detection", lambda *words: pytest.fail("measured"))
+    for out, found in ((tmp_path, "a folder"), (tmp_path / "none" / "a.json", "no such folder")):
+        with pytest.raises(RunError, match=rf"in {out}: found {found}; name another --out\."):
+            benchmark.main(["detection", "--out", str(out)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_flags_reach_the_benchmark_and_the_result_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -45,10 +55,31 @@ def test_flags_reach_the_benchmark_and_the_result_is_written(
     assert "A CPU, 2 cores" in capsys.readouterr().out
 
 
+def test_folders_reach_the_data_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    given = []
+    monkeypatch.setitem(benchmark.BENCHMARKS, "data", lambda *words: given.append(words) or REPORT)
+    benchmark.main(["data", "--data-dir", str(tmp_path), "--repeats", "3"])
+    benchmark.main(["data", "--smoke", "--lits-dir", str(tmp_path / "lits")])
+    assert [words[1:] for words in given] == [
+        (2, 3, tmp_path, None, 512),
+        (1, 1, None, tmp_path / "lits", 64),
+    ]
+
+
 @pytest.mark.slow
-def test_both_networks_run_side_by_side(tmp_path: Path):
+def test_reading_runs_without_any_data(tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "result.json"
+    benchmark.main(["data", "--smoke", "--out", str(out)])
+    tasks = [row["task"] for row in json.loads(out.read_text())["rows"]]
+    assert tasks[:2] == ["PNG, every slice", "PNG, without neighbours"] and tasks[-1] == "LiTS"
+    assert "prepared images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_both_networks_run_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture):
     out = tmp_path / "result.json"
     benchmark.main(["detection", "--smoke", "--out", str(out)])
+    assert "Measuring training step, float32\nMeasuring inference" in capsys.readouterr().err
     rows = json.loads(out.read_text())["rows"]
     assert [row["task"] for row in rows][:2] == ["training step", "inference"]
     for row in rows:

@@ -1,0 +1,313 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lesionkeras.config import AugmentConfig, SegmentationDataConfig
+from lesionkeras.ct.window import standardise_numpy, window_numpy
+from lesionkeras.data import segmentation
+from lesionkeras.data.sampling import LEAK_WARNINGS
+from lesionkeras.data.segmentation import (
+    SegmentationSplit,
+    apply_view,
+    augment_with_mask,
+    draw_mask_view,
+    make_segmentation_eval,
+    make_segmentation_train,
+    open_segmentation_splits,
+)
+from lesionkeras.data.slices import PreparedSlices, Stacked
+from lesionkeras.errors import DataError, RecipeError
+
+SIDE = 16
+DATA = SegmentationDataConfig(image_size_px=SIDE, window_hu=(0.0, 100.0), rotation_deg=20.0)
+NONE = AugmentConfig(mode="none")
+STILL = AugmentConfig(  # "online" with every magnitude 0
+    brightness=0.0,
+    gamma=(1.0, 1.0),
+    noise_std=0.0,
+    translate_fraction=0.0,
+    flip_left_right=False,
+    flip_up_down=False,
+    scale=(1.0, 1.0),
+    crop_size_px=0,
+)
+ONLINE = AugmentConfig(crop_size_px=0)
+KEY = tf.constant([3, 5])
+
+
+def make_slices(count=6):
+    """Slice i is i + 1 HU everywhere, but for a lesion of 90 HU inside a liver of 60."""
+    images = np.tile(np.arange(1, count + 1, dtype=np.int16)[:, None, None], (1, SIDE, SIDE))
+    masks = np.zeros((count, SIDE, SIDE), np.uint8)
+    masks[:, 3:13, 4:12] = 1
+    masks[:, 5:8, 5:9] = 2
+    images[masks == 1], images[masks == 2] = 60, 90
+    numbers = np.arange(count)
+    around = [np.clip(numbers + step, 0, count - 1) for step in (-1, 0, 1)]
+    return PreparedSlices(
+        slices_hu=Stacked([images]),
+        masks=Stacked([masks]),
+        neighbours=np.stack(around, axis=1),
+        patients=tuple(f"p{i // 2}" for i in numbers),
+        volumes=tuple(f"v{i // 2}" for i in numbers),
+        files=tuple(f"{i}.png" for i in numbers),
+        numbers=numbers.astype(np.int32),
+        spacing_mm=np.ones((count, 3), np.float32),
+        size_px=np.full((count, 2), SIDE, np.int32),
+        has_liver=np.ones(count, bool),
+        has_lesion=np.ones(count, bool),
+    )
+
+
+def make_split(count=6):
+    return SegmentationSplit(make_slices(count), np.arange(count))
+
+
+def take(num_batches, data=DATA, augment=ONLINE, seed=0, split=None, **words):
+    stream = make_segmentation_train(
+        split or make_split(), data, augment, batch_size=2, seed=seed, **words
+    )
+    return list(stream.take(num_batches).as_numpy_iterator())
+
+
+def are_same(first, second):
+    return len(first) == len(second) and all(
+        np.array_equal(a, b)
+        for one, two in zip(first, second, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+@pytest.mark.parametrize("augment", [NONE, ONLINE, replace(ONLINE, crop_size_px=8)])
+def test_seed_decides_the_batches_and_resuming_goes_on(augment):
+    whole = take(6, augment=augment, seed=4)
+    assert are_same(whole, take(6, augment=augment, seed=4))
+    assert are_same(whole[2:], take(4, augment=augment, seed=4, first_example=4))
+    assert not are_same(whole, take(6, augment=augment, seed=5))
+
+
+def test_every_slice_once_a_pass_in_an_order_of_its_own():
+    corner = [image[:, 0, 0, 1] * 100 for image, _ in take(12, augment=NONE)]
+    numbers = np.round(np.concatenate(corner)).astype(int).reshape(4, 6)
+    assert all(sorted(row) == [1, 2, 3, 4, 5, 6] for row in numbers.tolist())
+    assert len(set(map(tuple, numbers))) == 4
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+@pytest.mark.parametrize("crop_size_px", [0, 8])
+def test_shapes_are_static(slices, crop_size_px):
+    augment = replace(ONLINE, crop_size_px=crop_size_px)
+    data, side = replace(DATA, slices=slices), crop_size_px or SIDE
+    image, mask = make_segmentation_train(
+        make_split(), data, augment, batch_size=2, seed=0
+    ).element_spec
+    assert image.shape == (2, side, side, slices) and image.dtype == tf.float32
+    assert mask.shape == (2, side, side) and mask.dtype == tf.uint8
+
+
+def test_evaluation_is_in_order_whole_and_unchanged():
+    split = SegmentationSplit(make_slices(), np.array([4, 0, 5]))
+    batches = list(make_segmentation_eval(split, DATA, batch_size=2).as_numpy_iterator())
+    images, masks = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert [len(batch) for batch, _ in batches] == [2, 1] and masks.dtype == np.uint8
+    for image, mask, row in zip(images, masks, split.rows, strict=True):
+        assert np.array_equal(image, window_numpy(split.slices.read_image(row, 3), (0.0, 100.0)))
+        assert np.array_equal(mask, split.slices.masks[row])
+    assert np.round(100 * images[0, 0, 0]).tolist() == [4, 5, 6]  # previous, key, next
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_standardised_after_the_window(slices):
+    data = replace(DATA, normalisation="standardise", slices=slices)
+    split = make_split()
+    ((image, _),) = make_segmentation_eval(split, data, batch_size=6).as_numpy_iterator()
+    for row in range(6):
+        image_unit = window_numpy(split.slices.read_image(row, slices), (0.0, 100.0))
+        np.testing.assert_allclose(image[row], standardise_numpy(image_unit), atol=1e-5)
+    trained = take(2, data=data)
+    assert all(abs(batch.mean((1, 2, 3))).max() < 1e-5 for batch, _ in trained)
+
+
+def augment_one(config, rotation_deg=0.0, key=KEY):
+    split = make_split(1)
+    image_unit = window_numpy(split.slices.read_image(0, 3), (0.0, 100.0))
+    result = augment_with_mask(
+        tf.constant(image_unit), tf.constant(split.slices.masks[0]), config, rotation_deg, key
+    )
+    return image_unit, split.slices.masks[0], result[0].numpy(), result[1].numpy()
+
+
+def test_without_magnitudes_nothing_changes():
+    image_unit, mask, found, found_mask = augment_one(STILL)
+    np.testing.assert_allclose(found, image_unit, atol=1e-6)
+    assert np.array_equal(found_mask, mask)
+
+
+@pytest.mark.parametrize(
+    ("config", "rotation_deg"),
+    [
+        (replace(STILL, flip_left_right=True), 0.0),
+        (replace(STILL, flip_up_down=True), 0.0),
+        (replace(STILL, translate_fraction=0.3), 0.0),
+        (replace(STILL, scale=(0.6, 1.7)), 0.0),
+        (STILL, 180.0),
+        (replace(STILL, crop_size_px=8, translate_fraction=0.2), 30.0),
+        (replace(STILL, scale=(0.8, 1.3), translate_fraction=0.2, flip_up_down=True), 40.0),
+    ],
+    ids=["left-right", "up-down", "shift", "zoom", "turn", "crop", "all"],
+)
+def test_image_and_mask_move_together(config, rotation_deg):
+    changed = 0
+    for seed in range(12):
+        key = tf.constant([seed, 1])
+        image_unit, mask, found, found_mask = augment_one(config, rotation_deg, key)
+        # the mask's own picture, moved as an image, says where each label must be
+        picture = np.repeat(np.float32(mask)[..., None], 3, -1)
+        matrix, shift = draw_mask_view(mask, config, rotation_deg, key)
+        side = found.shape[0]
+        moved = apply_view(tf.constant(picture), matrix, shift, side, "BILINEAR")[..., 0].numpy()
+        sure = np.abs(moved - np.round(moved)) < 0.02
+        assert sure.mean() > 0.3
+        inside = sure & (np.round(moved) == 2)
+        np.testing.assert_allclose(found[inside][:, 1], 0.9, atol=0.02)
+        assert np.array_equal(found_mask[inside], np.full(inside.sum(), 2))
+        changed += not (found.shape == image_unit.shape and np.allclose(found, image_unit))
+    assert changed >= 3
+
+
+def test_quarter_turn_by_hand():
+    """90 degrees: what is right of the middle comes from above or below it, whole pixels."""
+    matrix = tf.constant([[0.0, -1.0], [1.0, 0.0]])  # y from -x, x from y
+    image = np.arange(16, dtype=np.float32).reshape(4, 4, 1)
+    shift = tf.constant([4.0, 0.0])
+    found = apply_view(tf.constant(image), matrix, shift, 4, "BILINEAR").numpy()[..., 0]
+    assert found.tolist() == [[image[3 - x, y, 0] for x in range(4)] for y in range(4)]
+    mask = apply_view(tf.constant(image.astype(np.uint8)), matrix, shift, 4, "NEAREST").numpy()
+    assert np.array_equal(mask[..., 0], found)
+
+
+def test_rotation_is_about_the_middle_and_as_far_as_said():
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    angles = []
+    for seed in range(40):
+        matrix, shift = draw_mask_view(mask, STILL, 30.0, tf.constant([seed, 0]))
+        middle = tf.linalg.matvec(matrix, tf.fill([2], SIDE / 2)) + shift
+        np.testing.assert_allclose(middle, [SIDE / 2] * 2, atol=1e-4)
+        np.testing.assert_allclose(np.linalg.det(matrix), 1.0, atol=1e-5)
+        angles.append(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
+    assert -30 <= min(angles) < -15 and 15 < max(angles) <= 30
+
+
+@pytest.mark.parametrize(("probability", "least", "most"), [(1.0, 30, 30), (0.0, 0, 27)])
+def test_crops_hold_a_lesion_as_often_as_asked(probability, least, most):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[50:53, 9:12] = 2
+    config = replace(STILL, crop_size_px=16, crop_on_lesion_probability=probability)
+    hits = 0
+    for seed in range(30):
+        matrix, shift = draw_mask_view(mask, config, 0.0, tf.constant([seed, 2]))
+        crop = apply_view(tf.constant(mask[..., None]), matrix, shift, 16, "NEAREST").numpy()
+        hits += bool((crop == 2).any())
+    assert least <= hits <= most
+
+
+def test_eager_equals_graph():
+    for config in (ONLINE, replace(ONLINE, crop_size_px=8)):
+        split = make_split(1)
+        image_unit = window_numpy(split.slices.read_image(0, 3), (0.0, 100.0))
+        words = (tf.constant(image_unit), tf.constant(split.slices.masks[0]))
+        run = tf.function(
+            lambda image, mask, key, c=config: augment_with_mask(image, mask, c, 15.0, key)
+        )
+        for seed in range(4):
+            key = tf.constant([seed, 9])
+            eager, graph = augment_with_mask(*words, config, 15.0, key), run(*words, key)
+            np.testing.assert_allclose(eager[0], graph[0], atol=1e-5)
+            assert (eager[1].numpy() != graph[1].numpy()).mean() < 0.01  # ties of the nearest pixel
+
+
+def test_copies_are_p1s_alone():
+    with pytest.raises(RecipeError) as caught:
+        take(1, augment=replace(ONLINE, mode="copies"))
+    assert str(caught.value) == (
+        "augment.mode does not fit segmentation: found 'copies', wanted 'none' or 'online'."
+    )
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    from tfds_builders import open_builder
+
+    return open_builder("liver_phantom", "tiny", tmp_path_factory.mktemp("phantom"), None, False)
+
+
+SMALL = replace(DATA, image_size_px=32)
+
+
+def test_builders_own_splits(phantom):
+    splits = open_segmentation_splits([phantom], replace(SMALL, protocol="given"), seed=0)
+    counts = {name: info.num_examples for name, info in phantom.info.splits.items()}
+    assert (len(splits.train), len(splits.test)) == (counts["train"], counts["test"])
+    assert splits.warning == "" and not set(splits.train.patients) & set(splits.test.patients)
+    assert splits.train.describe()["patients"] == 6 and splits.test.describe()["patients"] == 3
+
+
+def test_pooled_and_divided(phantom):
+    total = sum(info.num_examples for info in phantom.info.splits.values())
+    by_patient = open_segmentation_splits([phantom], SMALL, seed=0)
+    assert len(by_patient.train) + len(by_patient.test) == total
+    assert by_patient.test.describe()["patients"] == 2  # a fifth of 12
+    assert by_patient.warning == ""
+    by_slice = open_segmentation_splits([phantom], replace(SMALL, protocol="p5"), seed=0)
+    assert len(by_slice.test) == round(0.2 * total)
+    assert by_slice.warning == LEAK_WARNINGS["p5"]
+    some = replace(SMALL, splits=("test",), held_out=(by_patient.test.patients[0],))
+    with pytest.raises(DataError, match="Who is held out is not there"):
+        open_segmentation_splits([phantom], replace(some, held_out=("nobody",)), seed=0)
+    only_test = open_segmentation_splits([phantom], replace(some, held_out=()), seed=0)
+    whole = len(only_test.train) + len(only_test.test)
+    assert whole == phantom.info.splits["test"].num_examples
+
+
+def test_named_patient_is_held_out(phantom):
+    patient = open_segmentation_splits([phantom], SMALL, seed=0).train.patients[0]
+    splits = open_segmentation_splits([phantom], replace(SMALL, held_out=(patient,)), seed=0)
+    assert set(splits.test.patients) == {patient} and patient not in splits.train.patients
+
+
+def test_p3_samples_what_is_trained_on_alone(monkeypatch):
+    kinds = np.arange(60) % 3  # liver and lesion, liver alone, neither
+    slices = replace(make_slices(60), has_liver=kinds < 2, has_lesion=kinds == 0)
+    monkeypatch.setattr(segmentation, "prepare_slices", lambda *words: slices)
+    data = replace(DATA, splits=("train",))
+    plain = open_segmentation_splits(["a builder"], data, seed=0)
+    sampled = open_segmentation_splits(["a builder"], replace(data, sampling="p3"), seed=0)
+    assert np.array_equal(sampled.test.rows, plain.test.rows)
+    count = min((kinds[plain.train.rows] == kind).sum() for kind in (0, 2))
+    assert len(plain.train) == 48 and len(sampled.train) == 2 * count > 20
+    counts = sampled.train.describe()
+    assert counts["with_lesion"] == counts["with_liver"] == count
+    assert set(sampled.train.rows) < set(plain.train.rows)
+
+
+def test_two_data_sets_are_pooled(monkeypatch):
+    parts = {"one": make_slices(6), "two": replace(make_slices(4), patients=("q",) * 4)}
+    monkeypatch.setattr(segmentation, "prepare_slices", lambda builder, *words: parts[builder])
+    data = replace(DATA, splits=("train",), held_out=("q", "p1"))
+    splits = open_segmentation_splits(["one", "two"], data, seed=0)
+    assert splits.train.patients == ["p0", "p0", "p2", "p2"]
+    assert splits.test.patients == ["p1", "p1", *"qqqq"]
+    ((image, _),) = make_segmentation_eval(splits.test, DATA, batch_size=6).as_numpy_iterator()
+    assert np.round(100 * image[:, 0, 0, 1]).astype(int).tolist() == [3, 4, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("protocol", "p4"), ("sampling", "some"), ("normalisation", "zscore"), ("slices", 2)],
+)
+def test_unknown_words(field, value):
+    with pytest.raises(RecipeError, match=f"data.{field} is unknown: found {value!r}, wanted one"):
+        open_segmentation_splits([], replace(SMALL, **{field: value}), seed=0)
