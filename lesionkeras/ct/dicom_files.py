@@ -181,7 +181,7 @@ def walk_zip(archive: zipfile.ZipFile, path: Path, below: str = "") -> list[File
     entries = []
     for member in sorted(members, key=lambda member: member.filename):
         name = member.filename.replace("\\", "/")
-        if not member.is_dir() and name.startswith(f"{below}/" if below else ""):
+        if not name.endswith("/") and name.startswith(f"{below}/" if below else ""):
             short = _make_name(name[len(below) + 1 :] if below else name)
             entries.append(FileEntry(short, member.file_size, path, archive, member))
     return entries
