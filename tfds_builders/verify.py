@@ -97,9 +97,10 @@ def verify(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     findings = [*verifier.findings, *_check_disk(verifier.prepared_bytes, prepared_dir)]
-    for item in verifier.items:
-        findings += results[item.name].findings
-    return [*findings, *verifier.compare(results)]
+    ordered = {item.name: results[item.name] for item in verifier.items}  # threads end in any order
+    for result in ordered.values():
+        findings += result.findings
+    return [*findings, *verifier.compare(ordered)]
 
 
 def _check(verifier: RawVerifier, item: Item) -> ItemResult:

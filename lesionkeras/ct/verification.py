@@ -112,6 +112,33 @@ def from_corrections(corrections: Sequence[Correction], where: str) -> list[Find
     return [Finding("corrected", each.name, where, each.detail) for each in corrections]
 
 
+def find_duplicates(images: Mapping[str, tuple[str, str]]) -> list[Finding]:
+    """Name images that are there twice; in two splits, a leak.
+
+    Args:
+        images: Name to (hash of the pixels, split).
+
+    Returns:
+        One finding for all images of the same pixels.
+
+    >>> find_duplicates({"a": ("1", "train"), "b": ("1", "test"), "c": ("2", "test")})[0].text
+    'the same pixels as b: a leak between test and train'
+    """
+    places: dict[str, list[str]] = {}
+    for name in sorted(images):
+        places.setdefault(images[name][0], []).append(name)
+    findings = []
+    for names in places.values():
+        if len(names) > 1:
+            splits = sorted({images[name][1] for name in names})
+            text = "the same pixels as " + ", ".join(names[1:])
+            is_leak = len(splits) > 1
+            text += f": a leak between {' and '.join(splits)}" if is_leak else ""
+            severity = "error" if is_leak else "warning"
+            findings.append(Finding(severity, "duplicate-image", names[0], text))
+    return findings
+
+
 def check_intensity(image_hu: np.ndarray, where: str) -> list[Finding]:
     """Check that values look like Hounsfield units, and say where they were clipped.
 

@@ -10,7 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 from lesionkeras.ct.png16 import read_png16, to_hu
-from lesionkeras.ct.verification import Finding, Item, ItemResult, check_intensity, to_finding
+from lesionkeras.ct.verification import (
+    Finding,
+    Item,
+    ItemResult,
+    check_intensity,
+    find_duplicates,
+    to_finding,
+)
 from lesionkeras.errors import DataError
 from tfds_builders.deeplesion.layout import RawDeepLesion, index_deeplesion
 from tfds_builders.deeplesion.parse import LesionRow
@@ -80,25 +87,19 @@ class DeepLesionVerifier:
                 text = "{}x{} px, but its row says {}x{}".format(*stored.shape, *size)
                 findings.append(Finding("error", "size", where, text))
             findings += check_intensity(to_hu(stored), where)
-        splits = sorted({row.split for row in self.rows[item.name]})
-        return ItemResult(tuple(findings), {"digests": digests, "splits": splits})
+        split = self.rows[item.name][0].split  # of the patient, so of all rows
+        return ItemResult(tuple(findings), {"digests": digests, "split": split})
 
     def compare(self, results: Mapping[str, ItemResult]) -> Sequence[Finding]:
-        """Name slices that are there twice; in two splits, a leak."""
-        places: dict[str, list[str]] = defaultdict(list)
-        for result in results.values():
-            for where, digest in result.facts.get("digests", {}).items():
-                places[digest].append(where)
-        return [self._describe(same, results) for same in places.values() if len(same) > 1]
-
-    def _describe(self, same: list[str], results: Mapping[str, ItemResult]) -> Finding:
-        series = {where.split("/")[0] for where in same}
-        splits = sorted({split for name in series for split in results[name].facts["splits"]})
-        text = "the same pixels as " + ", ".join(sorted(same)[1:])
-        if len(splits) > 1:
-            text += f": a leak between {' and '.join(splits)}"
-        severity = "error" if len(splits) > 1 else "warning"
-        return Finding(severity, "duplicate-image", sorted(same)[0], text)
+        """Name slices that are there twice."""
+        facts = [result.facts for result in results.values() if result.facts]
+        return find_duplicates(
+            {
+                where: (digest, each["split"])
+                for each in facts
+                for where, digest in each["digests"].items()
+            }
+        )
 
 
 def open_verifier(data_dir: Path | None, config: str) -> DeepLesionVerifier:

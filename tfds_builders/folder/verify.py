@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,9 +17,11 @@ from lesionkeras.ct.verification import (
     ItemResult,
     RawVerifier,
     check_intensity,
+    find_duplicates,
     to_finding,
 )
 from lesionkeras.errors import DataError
+from tfds_builders.folder.box_image import BoxImage
 from tfds_builders.folder.folder_dataset_builder import BOXES, Builder
 from tfds_builders.folder.layout import RawBoxes, find_kind, index_boxes
 from tfds_builders.verify_scans import open_scan_verifier
@@ -55,6 +55,11 @@ class BoxVerifier:
             for image in self.raw.images
         ]
 
+    @cached_property
+    def images(self) -> dict[str, BoxImage]:
+        """The images by their file."""
+        return {image.file: image for image in self.raw.images}
+
     @property
     def prepared_bytes(self) -> int:
         """PNG bytes are stored as they are, once for each image that uses them."""
@@ -62,7 +67,7 @@ class BoxVerifier:
 
     def check_item(self, item: Item) -> ItemResult:
         """Decode an image and its neighbours: whole, 16 bit, of the annotation's size, in HU."""
-        image = next(image for image in self.raw.images if image.file == item.name)
+        image = self.images[item.name]
         findings, digest = [], ""
         for name, path in zip(image.files, item.files, strict=True):
             try:
@@ -78,29 +83,15 @@ class BoxVerifier:
             offset = self.raw.stored_offset_hu - STORED_OFFSET_HU
             image_hu = to_hu(np.clip(stored.astype(np.int32) - offset, 0, 65535).astype(np.uint16))
             findings += check_intensity(image_hu, name)
-            digest = digest or hashlib.sha256(stored.tobytes()).hexdigest()
-        facts = {"digest": digest, "split": image.split, "patient": image.patient}
+            if name == image.file:
+                digest = hashlib.sha256(stored.tobytes()).hexdigest()
+        facts = {"digest": digest, "split": image.split} if digest else {}
         return ItemResult(tuple(findings), facts)
 
     def compare(self, results: Mapping[str, ItemResult]) -> Sequence[Finding]:
-        """Name images that are there twice; in two splits, a leak."""
-        places: dict[str, list[str]] = defaultdict(list)
-        for name, result in sorted(results.items()):
-            places[result.facts.get("digest") or name].append(name)
-        return [
-            self._describe(names, [results[name].facts for name in names])
-            for names in places.values()
-            if len(names) > 1
-        ]
-
-    @staticmethod
-    def _describe(names: list[str], facts: list[Mapping[str, Any]]) -> Finding:
-        splits = sorted({each["split"] for each in facts})
-        text = "the same pixels as " + ", ".join(names[1:])
-        if len(splits) > 1:
-            text += f": a leak between {' and '.join(splits)}"
-        severity = "error" if len(splits) > 1 else "warning"
-        return Finding(severity, "duplicate-image", names[0], text)
+        """Name images that are there twice."""
+        known = {name: result.facts for name, result in results.items() if result.facts}
+        return find_duplicates({n: (facts["digest"], facts["split"]) for n, facts in known.items()})
 
 
 def open_verifier(data_dir: Path | None, config: str) -> RawVerifier:

@@ -20,8 +20,8 @@ from tests.ct.defects.clean import CLEAN
 from tests.ct.defects.outcomes import limited, made, without_rights
 from tests.ct.defects.table import DEFECTS, GROUPS
 
-NAME, PATIENT_ID, BIRTH, PATH = "QUIXOTESON", "PID-7719", "19310704", "/hidden_ward/p.dcm"
-SECRETS = (NAME, PATIENT_ID, BIRTH, "hidden_ward")
+NAME, PATIENT_ID, BIRTH, PATH = "QUIXOTESON", "PID-7719", "19310704", "/ARCHIVE/HIDDEN_WARD/P1"
+SECRETS = (NAME, PATIENT_ID, BIRTH, "HIDDEN_WARD")
 CLASSES = [name for name in DEFECTS if name not in GROUPS["PNG"]]
 TEXTS = (
     "ImageComments",

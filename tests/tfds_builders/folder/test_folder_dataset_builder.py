@@ -13,6 +13,7 @@ from tfds_builders import open_builder
 from tfds_builders.deeplesion.make_dummy_data import write_dummy_data
 from tfds_builders.folder.export import export_boxes
 from tfds_builders.folder.scans import parse_labels
+from tfds_builders.verify import open_verifier, verify
 
 
 def collect(builder):
@@ -127,6 +128,36 @@ def test_patient_in_two_splits_is_refused(coco, tmp_path):
         (coco / "annotations" / f"{split}.json").write_text(json.dumps(part))
     (coco / "annotations.json").unlink()
     assert say(coco, tmp_path).startswith("A patient is in two splits in the annotations: found ")
+
+
+def check(root, tmp_path, config):
+    verifier = open_verifier("folder", config, root)
+    findings = verify(verifier, tmp_path, tmp_path / "checked.jsonl", lambda done, total: None)
+    return {(f.severity, f.name, f.where): f.text for f in findings}
+
+
+def test_boxes_are_verified(coco, tmp_path):
+    image = coco / "images" / "p1" / "003.png"
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        stored = rng.integers(1024 - 500, 1024 + 500, (40, 60)).astype(np.uint16)
+        cv2.imwrite(str(coco / "images" / f"p{i}" / "003.png"), stored)
+    assert not [key for key in check(coco, tmp_path, "boxes") if key[0] == "error"]
+    shutil.copy(coco / "images" / "p0" / "003.png", image)
+    leak = check(coco, tmp_path, "boxes")["error", "duplicate-image", "images/p0/003.png"]
+    assert leak.startswith("the same pixels as images/p1/003.png: a leak between ")
+    image.write_bytes(image.read_bytes()[:-20])
+    cv2.imwrite(str(coco / "images" / "p2" / "003.png"), stored[:30])
+    wrong = [key[1:] for key in check(coco, tmp_path, "boxes") if key[0] == "error"]
+    assert wrong == [("unusable", "images/p1/003.png"), ("size", "images/p2/003.png")]
+
+
+def test_scans_are_verified(scans, tmp_path):
+    found = check(scans, tmp_path, "slices")
+    assert not [key for key in found if key[0] == "error"]
+    assert ("corrected", "labels-merged", "c1") in found
+    with pytest.raises(DataError, match="found scans with masks, wanted images with boxes"):
+        open_verifier("folder", "boxes", scans)
 
 
 @pytest.fixture
