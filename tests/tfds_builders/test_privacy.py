@@ -1,0 +1,56 @@
+"""What stands in a source file about a person reaches no record, log, cache, notebook or report."""
+
+import logging
+
+import pydicom
+import pytest
+
+from experiments import verify
+from lesionkeras.ct.reading import read_volume
+from tests.tfds_builders.made_scans import write_ircadb01
+from tfds_builders import open_builder
+
+NAME, PATIENT_ID, BIRTH, STORED_PATH = "QUIXOTESON", "PID-7719", "19310704", "HIDDEN_WARD"
+SECRETS = [text.encode() for text in (NAME, PATIENT_ID, BIRTH, STORED_PATH)]
+
+
+def plant(path):
+    ds = pydicom.dcmread(path)
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate = f"{NAME}^A", PATIENT_ID, BIRTH
+    ds.ImageComments = ds.StudyDescription = ds.SeriesDescription = f"{NAME} {PATIENT_ID} {BIRTH}"
+    item = pydicom.Dataset()
+    item.ReferencedFileID = ["ARCHIVE", STORED_PATH]
+    ds.ReferencedImageSequence = [item]
+    ds.save_as(path)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    write_ircadb01(tmp_path / "raw", 3)
+    for path in (tmp_path / "raw").rglob("image_*"):
+        plant(path)
+    return tmp_path / "raw"
+
+
+def find_secrets(folder):
+    found = []
+    for path in folder.rglob("*"):
+        data = path.name.encode() + (path.read_bytes() if path.is_file() else b"")
+        found += [(path.name, secret) for secret in SECRETS if secret in data]
+    return found
+
+
+def test_nobody_is_named(raw, tmp_path, caplog, capfd, monkeypatch):
+    assert len(find_secrets(raw)) > 4 * 20  # they are planted
+    caplog.set_level(logging.DEBUG)
+    for config in ("slices", "volumes"):
+        open_builder("ircadb01", config, tmp_path / "prepared", raw)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", "ircadb01", "--data-dir", str(raw), "--out", str(tmp_path / "out")]
+    verify.main(arguments)
+    for folder in ("prepared", "out"):
+        assert find_secrets(tmp_path / folder) == []
+        assert any((tmp_path / folder).rglob("*"))
+    volume = read_volume(raw / "3Dircadb1.3" / "PATIENT_DICOM")
+    said = "".join([caplog.text, *capfd.readouterr(), repr(volume.source)]).encode()
+    assert said and not [secret for secret in SECRETS if secret in said]
