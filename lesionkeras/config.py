@@ -58,9 +58,9 @@ class AugmentConfig:
 
     mode: str = "online"  # "none"; "copies": P1's fixed copies; "online": new every epoch
     copies: int = 4  # P1, 3.2.2: 1,267 images become 6,335
-    brightness: float = 0.1  # added, uniform in +-brightness
+    brightness: float = 0.05  # added, uniform in +-brightness
     gamma: tuple[float, float] = (0.8, 1.25)  # P1: 0.5, 2.0, which hides weak lesions
-    noise_std: float = 0.03  # upper end; the standard deviation is uniform in 0..noise_std
+    noise_std: float = 0.01  # upper end; the standard deviation is uniform in 0..noise_std
     translate_fraction: float = 0.1  # of the side, uniform in +-
     flip_left_right: bool = True  # "online" only, as all below; patients lie on either side
     flip_up_down: bool = True
@@ -117,7 +117,7 @@ class OptimizerConfig:
     """How weights move."""
 
     name: str = "adamw"  # or "sgd"
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1.2e-3
     momentum: float = 0.9  # sgd
     nesterov: bool = True  # sgd
     weight_decay: float = 1e-4  # adamw
@@ -131,7 +131,7 @@ class TrainConfig:
     """How long, how much at once, and how exactly."""
 
     epochs: int = 75
-    batch_size: int = 32  # crops
+    batch_size: int = 16  # crops
     images_per_epoch: int = 320  # 0: every training example once
     whole_image_fraction: float = 0.2  # of the epochs, the last ones: on whole images, not on crops
     whole_image_batch_size: int = 4

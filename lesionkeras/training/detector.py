@@ -32,7 +32,7 @@ def list_phases(recipe: SSDRecipe, steps: int) -> list[SSDRecipe]:
         One recipe where nothing is cropped, else two.
 
     >>> [(phase.train.epochs, phase.train.batch_size) for phase in list_phases(SSDRecipe(), 10)]
-    [(60, 32), (75, 4)]
+    [(60, 16), (75, 4)]
     """
     train, augment = recipe.train, recipe.augment
     if augment.mode != "online" or not augment.crop_size_px:
