@@ -92,5 +92,6 @@ def read_in_graph(read: Callable[[np.ndarray], np.ndarray], rows: Any, shape: Se
     Returns:
         float32 tensor [b, *shape], b static where that of `rows` is.
     """
-    image_unit = tf.numpy_function(read, [rows], tf.float32)
+    # stateful, it would make op determinism run a stream's map on one thread
+    image_unit = tf.numpy_function(read, [rows], tf.float32, stateful=False)
     return tf.ensure_shape(image_unit, (rows.shape[0], *shape))

@@ -58,3 +58,12 @@ def test_rows_in_any_order_from_disk(tmp_path):
         return batch
 
     assert np.array_equal(run(rows), wanted)
+
+
+def test_op_determinism_may_run_it_on_many_threads():
+    # TensorFlow makes maps of stateful operations sequential where operations are deterministic
+    read = tf.function(lambda rows: read_in_graph(lambda r: r.astype(np.float32), rows, ()))
+    graph = read.get_concrete_function(tf.TensorSpec([2], tf.int64)).graph
+    stateful = {op.type for op in graph.get_operations() if op.op_def.is_stateful}
+    assert stateful <= {"Placeholder"}
+    assert read(tf.constant([3, 5], tf.int64)).numpy().tolist() == [3.0, 5.0]
