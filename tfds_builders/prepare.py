@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lesionkeras.errors import DataError
+from tfds_builders.progress import silenced
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -379,10 +380,11 @@ def open_builder(
     if not target.exists():
         if beam:
             check_beam(builder_class, name)
-        if raw:
-            raw.check()
-        shown = title if progress else ""
-        _prepare(target, lambda folder: _build(builder_class, config, raw, folder, shown, beam))
+        with silenced(not progress):
+            if raw:
+                raw.check()
+            shown = title if progress else ""
+            _prepare(target, lambda folder: _build(builder_class, config, raw, folder, shown, beam))
     builder = _open(target)
     if progress:
         print(_describe(title, builder, target, raw.notes if raw else ()), flush=True)

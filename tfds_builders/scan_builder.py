@@ -6,8 +6,6 @@ written, and once to write it.  Both are the reader's speed; nothing of a scan i
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import tensorflow_datasets as tfds
 
+from tfds_builders.progress import make_progress
 from tfds_builders.segmentation import (
     CONFIGS,
     SPLIT_FRACTIONS,
@@ -28,9 +27,6 @@ from tfds_builders.segmentation import (
     slice_features,
     volume_features,
 )
-
-PROGRESS_STEP_S = 10.0
-Progress = Callable[[int, int], None]
 
 
 class ScanCase(Protocol):
@@ -156,24 +152,6 @@ def _survey(
         finally:
             pool.shutdown(cancel_futures=True)
     return surveyed
-
-
-def make_progress(verb: str, things: str) -> Progress:
-    """Return what says every ten seconds how many things are done.
-
-    Args:
-        verb: Such as "checked".
-        things: Such as "scans".
-    """
-    last_s = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s > PROGRESS_STEP_S:
-            last_s = time.monotonic()
-            print(f"{verb} {done} of {total} {things}", file=sys.stderr, flush=True)
-
-    return progress
 
 
 def read_ahead(read: ReadCase, pairs: Iterable[tuple[ScanCase, str]]) -> Iterator[Scan]:

@@ -180,8 +180,9 @@ def _make_slice_example(
     height, width = mask.shape
     previous, key, following = pngs
     spacing_mm = scan.image.spacing_mm
-    liver_px, lesion_px = int(np.count_nonzero(mask)), int(np.count_nonzero(mask == LESION))
-    boxes = find_boxes(mask == LESION, spacing_mm[1:], MIN_BOX_MM) if lesion_px else ()
+    is_lesion = mask == LESION
+    liver_px, lesion_px = int(np.count_nonzero(mask)), int(np.count_nonzero(is_lesion))
+    boxes = find_boxes(is_lesion, spacing_mm[1:], MIN_BOX_MM) if lesion_px else ()
     return {
         "png_previous": previous,
         "png_key": key,

@@ -7,6 +7,7 @@ marks of loss.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from lesionkeras.ct.dicom_slices import LOSSY_NEXT_STEP, Slice
@@ -31,6 +33,8 @@ from lesionkeras.ct.findings import CtError
 CHILD = Path(__file__).with_name("dicom_child.py")
 MAX_MIB = 1024  # beyond what the child's libraries take; a 512 x 512 frame needs some 10
 START_S, FRAME_S = 120.0, 60.0  # by the clock of a busy machine; the child limits its own CPU time
+MAX_IDLE = 2  # children that wait for another series, some 60 MB each
+MAX_FRAMES = 5_000  # of a child: what a decoder leaks must not reach its limit of memory
 
 
 def _refuse(what: str, where: str, found: str = "", next_step: str = "") -> CtError:
@@ -160,6 +164,17 @@ class FrameDecoder:
         self._script, self._frame_s = script, frame_s
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._num_frames = 0
+        self._is_whole = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a child lives that answered every frame with pixels and has not had too many.
+
+        One that refused a frame, or was left in the middle of one, may hold what that frame did.
+        """
+        is_alive = self._child is not None and self._child.poll() is None
+        return is_alive and self._is_whole and self._num_frames < MAX_FRAMES
 
     def __enter__(self) -> FrameDecoder:
         return self
@@ -169,10 +184,16 @@ class FrameDecoder:
 
     def close(self) -> None:
         """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+        self.leave()
+
+    def leave(self) -> None:
+        """Let go of the child; it ends when nobody holds its pipes."""
         child, self._child = self._child, None
         if child is not None:
-            child.kill()
-            child.wait()
+            child.returncode = child.returncode or 0  # nobody waits for it any more
             for pipe in (child.stdin, child.stdout):
                 if pipe:
                     with contextlib.suppress(OSError):
@@ -190,6 +211,7 @@ class FrameDecoder:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None:
+            self._num_frames, self._is_whole = 0, True
             quiet = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             self._child = subprocess.Popen(
                 [sys.executable, "-P", str(self._script), str(MAX_MIB)],
@@ -207,6 +229,8 @@ class FrameDecoder:
     def _ask(self, options: bytes, frame: bytes, num_bytes: int) -> tuple[int, bytes]:
         """Return status and pixels; status -1 if the child ended."""
         child = self._start()
+        self._num_frames += 1
+        self._is_whole = False  # until it has answered
         try:
             assert child.stdin
             for block in (options, frame):
@@ -217,6 +241,7 @@ class FrameDecoder:
             if length in (0, num_bytes):
                 pixels = self._read(child, length, self._frame_s)
                 if len(pixels) == length:
+                    self._is_whole = head[0] == 0
                     return head[0], pixels
         except OSError:  # a broken pipe
             pass
@@ -268,3 +293,43 @@ class FrameDecoder:
                 "copy the file from its source again",
             )
         return data
+
+
+_IDLE: list[FrameDecoder] = []
+
+
+@contextlib.contextmanager
+def lend_decoder() -> Iterator[FrameDecoder]:
+    """Lend a decoder, to one series at a time; its child, half a second to start, is kept after it.
+
+    A child that is not whole (`FrameDecoder.is_whole`) ends with its series.
+    """
+    try:
+        decoder = _IDLE.pop()  # one operation: two threads never get the same
+    except IndexError:
+        decoder = FrameDecoder()
+    if not decoder.is_whole:  # ended by somebody else while it was idle
+        decoder.close()
+    try:
+        yield decoder
+    finally:
+        if decoder.is_whole and len(_IDLE) < MAX_IDLE:
+            _IDLE.append(decoder)
+        else:
+            decoder.close()
+
+
+def _close_idle() -> None:
+    while _IDLE:
+        _IDLE.pop().close()
+
+
+def _leave_idle() -> None:
+    """Forget the parent's children in a process that was forked: two must not talk to one."""
+    while _IDLE:
+        _IDLE.pop().leave()
+
+
+atexit.register(_close_idle)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_leave_idle)

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lesionkeras.ct.dicom_decode import FrameDecoder, join_frames, split_fragments
+from lesionkeras.ct.dicom_decode import FrameDecoder, join_frames, lend_decoder, split_fragments
 from lesionkeras.ct.dicom_parse import inflate
 from lesionkeras.ct.dicom_slices import MAX_SIDE_PX, PixelFormat, Slice
 from lesionkeras.ct.dicom_tags import UNCOMPRESSED
@@ -223,7 +223,7 @@ def read_pixels(slices: list[Slice], kind: str, where: str) -> tuple[np.ndarray,
     files: dict[int, list[int]] = {}
     for index, part in enumerate(slices):
         files.setdefault(id(part.header), []).append(index)
-    with FrameDecoder() as decoder:
+    with lend_decoder() as decoder:
 
         def read_file(indices: list[int]) -> list[_Filled]:
             by_frame = sorted(indices, key=lambda index: slices[index].frame)
@@ -256,6 +256,6 @@ def are_same_slices(first: Slice, second: Slice) -> bool:
         return False
     if first.num_frames > 1 and first.entry == second.entry:
         return False
-    with FrameDecoder() as decoder:
+    with lend_decoder() as decoder:
         pixels = [data for part in (first, second) for _, data in _iterate_frames([part], decoder)]
     return pixels[0] == pixels[1]

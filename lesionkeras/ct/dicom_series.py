@@ -38,10 +38,15 @@ class SeriesSummary:
     spacing_mm: tuple[float, float] | None
     is_candidate: bool
 
-    def __str__(self) -> str:
+    @property
+    def facts(self) -> str:
+        """All but the UID: what may be kept."""
         spacing = f", {self.spacing_mm[0]:g} x {self.spacing_mm[1]:g} mm" if self.spacing_mm else ""
         size = f"{self.num_files} files, {self.rows} x {self.columns} px{spacing}"
-        return f"{self.series_uid or '(no UID)'} ({self.modality or 'no modality'}, {size})"
+        return f"({self.modality or 'no modality'}, {size})"
+
+    def __str__(self) -> str:
+        return f"{self.series_uid or '(no UID)'} {self.facts}"
 
 
 def name_files(names: Iterable[str]) -> str:
@@ -197,16 +202,18 @@ def choose_series(
         return next(iter(candidates.values()))
     if candidates or series_uid is not None:
         listed = [
-            f"{summarise(files, kind)}" + (f" in {folder}" if folder else "")
+            (summarise(files, kind), f" in {folder}" if folder else "")
             for files in (candidates or groups).values()
             for folder in [files[0].entry.name.rpartition("/")[0]]
         ]
         rest = f"; and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
+        listed = listed[:MAX_LISTED]
         raise CtError(
             "several-series",
             "No series has this UID" if series_uid is not None else "There is more than one series",
             where=where,
-            found="; ".join(listed[:MAX_LISTED]) + rest,
+            found="; ".join(f"{series}{place}" for series, place in listed) + rest,
+            found_kept="; ".join(f"{series.facts}{place}" for series, place in listed) + rest,
             next_step="choose one by its UID, or name the folder that holds only one",
         )
     if all(file.is_localizer for file in images):

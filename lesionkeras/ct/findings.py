@@ -89,10 +89,18 @@ class CtError(DataError):
         found: What is there.
         wanted: What should be there.
         next_step: What the user can do now.
+        found_kept: `found` without identifiers, where it holds some that the user must see, such as
+            the UIDs to choose a series by.
+
+    Attributes:
+        kept: The sentence for what is kept: reports, notebooks, logs.  It holds no identifiers;
+            the error's own text is for the terminal alone.
 
     >>> error = CtError("truncated", "A file ends early", where="a.nii", found="3 bytes")
     >>> error.name, str(error)
     ('truncated', 'A file ends early in a.nii: found 3 bytes.')
+    >>> CtError("several-series", "Two series", found="1.2.3 and 1.2.4", found_kept="two").kept
+    'Two series: found two.'
     """
 
     def __init__(
@@ -104,10 +112,13 @@ class CtError(DataError):
         found: str = "",
         wanted: str = "",
         next_step: str = "",
+        found_kept: str = "",
     ) -> None:
         assert name in ERRORS, name
         self.name = name
-        super().__init__(what, where=where, found=found, wanted=wanted, next_step=next_step)
+        rest = {"where": where, "wanted": wanted, "next_step": next_step}
+        self.kept = str(DataError(what, found=found_kept or found, **rest))
+        super().__init__(what, found=found, **rest)
 
 
 @dataclass(frozen=True)

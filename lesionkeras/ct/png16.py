@@ -12,17 +12,21 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 
+from lesionkeras.ct.png16_fast import (
+    END_CHUNK,
+    FILTER_NONE,
+    FILTER_UP,
+    HEADER_BYTES,
+    decode_fast,
+    decode_opencv,
+)
 from lesionkeras.errors import DataError
 
 STORED_OFFSET_HU = 32768  # stored = HU + 32768 (DeepLesion FAQ)
 HU_RANGE = (-1024, 3071)  # of a 12-bit CT; scanners pad with -2048 and -3024 HU
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-HEADER_BYTES = 33  # signature 8; IHDR: length 4, name 4, data 13, CRC 4
-END_CHUNK = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last 12 bytes of every PNG
-FILTER_NONE, FILTER_UP = 0, 2  # types of row filters (PNG specification, 9.2)
 COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
@@ -67,7 +71,7 @@ def check_png16_bytes(data: bytes, where: str) -> tuple[int, int]:
     Raises:
         DataError: Not a PNG; not 16-bit grey; truncated; a chunk is damaged.
 
-    >>> check_png16_bytes(cv2.imencode(".png", np.zeros((2, 3), np.uint16))[1].tobytes(), "a.png")
+    >>> check_png16_bytes(encode_png16(np.zeros((2, 3), np.uint16)), "a.png")
     (2, 3)
     """
     size = _parse_header(data[:HEADER_BYTES], where)
@@ -122,19 +126,16 @@ def decode_png16(data: bytes, where: str) -> np.ndarray:
     Raises:
         DataError: What `check_png16_bytes` raises, or the image data do not decode.
 
-    >>> image = np.array([[32768, 0]], np.uint16)
-    >>> decode_png16(cv2.imencode(".png", image)[1].tobytes(), "a.png").tolist()
+    >>> decode_png16(encode_png16(np.array([[32768, 0]], np.uint16)), "a.png").tolist()
     [[32768, 0]]
     """
     size = check_png16_bytes(data, where)
-    try:
-        flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE
-        stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # OpenCV's own limits, such as 2**20 px a side
-        stored = None
-    if stored is None or stored.dtype != np.uint16 or stored.shape != size:
+    stored = decode_fast(data, size)
+    if stored is None:
+        stored = decode_opencv(data, size)
+    if stored is None:
         raise _make_error("A PNG is damaged", where, "image data that do not decode")
-    return np.asarray(stored)
+    return stored
 
 
 def read_png16(path: Path) -> np.ndarray:
@@ -220,6 +221,7 @@ def encode_mask_png(mask: np.ndarray) -> bytes:
     Returns:
         The file's bytes.
 
+    >>> import cv2
     >>> png = encode_mask_png(np.array([[0, 1], [2, 0]], np.uint8))
     >>> cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED).tolist()
     [[0, 1], [2, 0]]

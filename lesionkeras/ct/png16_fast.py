@@ -15,8 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lesionkeras.ct.png16 import END_CHUNK, FILTER_NONE, FILTER_UP, HEADER_BYTES
-
+HEADER_BYTES = 33  # signature 8; IHDR: length 4, name 4, data 13, CRC 4
+END_CHUNK = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last 12 bytes of every PNG
+FILTER_NONE, FILTER_UP = 0, 2  # types of row filters (PNG specification, 9.2)
 STORED_BLOCK_BYTES = 2**16 - 1  # the most that a block of DEFLATE without compression holds
 GROUP_ROWS = 16
 METHODS = slice(26, 29)  # of the file: compression, filter and interlace method
@@ -28,6 +29,24 @@ def _import_isal() -> Any:
     except ImportError:
         return None
     return isal_zlib
+
+
+def _find_data(data: bytes) -> list[bytes]:
+    """Return the chunks of image data; none where the order of chunks is left to OpenCV."""
+    parts: list[bytes] = []
+    position, last = HEADER_BYTES, b""
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        name = data[position + 4 : position + 8]
+        if name == b"IEND":
+            return parts
+        is_critical = not name[0] & 0x20  # whoever does not know it cannot decode the image
+        if name == b"IDAT" and (not parts or last == b"IDAT"):
+            parts.append(data[position + 8 : end])
+        elif is_critical:
+            return []
+        position, last = end + 4, name
+    return []
 
 
 def inflate_rows(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
@@ -44,12 +63,7 @@ def inflate_rows(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
     isal = _import_isal()
     if isal is None or any(data[METHODS]):
         return None
-    position, parts = HEADER_BYTES, []
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
-        if data[position + 4 : position + 8] == b"IDAT":
-            parts.append(data[position + 8 : end])
-        position = end + 4
+    parts = _find_data(data)
     num_bytes = size[0] * (1 + 2 * size[1])
     inflater = isal.decompressobj()
     try:
@@ -118,20 +132,32 @@ def decode_fast(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
         size: (height, width) px, as `check_png16_bytes` gave it.
 
     Returns:
-        stored uint16 [H, W]; None where `png16.decode_png16` must decide.
+        stored uint16 [H, W]; None where `decode_opencv` must decide.
     """
     rows = inflate_rows(data, size)
     if rows is None:
         return None
     filters = rows[:, 0]
     if filters[0] in (FILTER_NONE, FILTER_UP) and np.all(filters[1:] == FILTER_UP):
-        return (
-            sum_rows(rows[:, 1:]).view(">u2").astype(np.uint16)
-        )  # stored with the high byte first
-    png = np.frombuffer(wrap_rows(rows, data[:HEADER_BYTES]), np.uint8)
+        # The high byte comes first.
+        return sum_rows(rows[:, 1:]).view(">u2").astype(np.uint16)
+    return decode_opencv(wrap_rows(rows, data[:HEADER_BYTES]), size)
+
+
+def decode_opencv(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+    """Decode a 16-bit grey PNG with OpenCV.
+
+    Args:
+        data: The file's bytes.
+        size: (height, width) px, as `check_png16_bytes` gave it.
+
+    Returns:
+        stored uint16 [H, W]; None where OpenCV cannot, or finds another size or type.
+    """
     try:
-        stored = cv2.imdecode(png, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
-    except cv2.error:  # OpenCV's own limits
+        flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE
+        stored = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # OpenCV's own limits, such as 2**20 px a side
         return None
     is_right = stored is not None and stored.dtype == np.uint16 and stored.shape == size
     return np.asarray(stored) if is_right else None

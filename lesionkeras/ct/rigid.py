@@ -169,12 +169,27 @@ class Moved:
 
     Attributes:
         shape: Of the transforms.
-        turned: Rotation and transform of the detail, for each turn.
+        rotations: The turns.
+        turned: Transform of the detail for each turn, [turn, z, y, x].
         inside: Transform of the extent; small turns hardly change an overlap.
     """
 
     shape: tuple[int, ...]
-    turned: list[tuple[np.ndarray, np.ndarray]]
+    rotations: list[np.ndarray]
+    turned: np.ndarray
+    inside: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """Fourier transforms of the volume in which places are looked for.
+
+    Attributes:
+        detail: Of the detail.
+        inside: Of the extent.
+    """
+
+    detail: np.ndarray
     inside: np.ndarray
 
 
@@ -215,34 +230,41 @@ def transform_turned(level: Level, shape: tuple[int, ...]) -> Moved:
         level: A coarse one.
         shape: From `find_shape`.
     """
-    turned = [
-        (rotation, np.conj(np.fft.rfftn(turn(level, rotation), shape, AXES)))
-        for rotation in make_turns()
-    ]
-    return Moved(shape, turned, np.conj(np.fft.rfftn(level.inside, shape, AXES)))
+    rotations = make_turns()
+    turned = [np.conj(np.fft.rfftn(turn(level, each), shape, AXES)) for each in rotations]
+    inside = np.conj(np.fft.rfftn(level.inside, shape, AXES))
+    return Moved(shape, rotations, np.stack(turned), inside)
 
 
-def search(moved: Moved, a: Level, b: Level) -> list[tuple[float, Motion]]:
+def transform_fixed(level: Level, shape: tuple[int, ...]) -> Fixed:
+    """Return what `search` needs of the other level, of one shape with `transform_turned`."""
+    return Fixed(*(np.fft.rfftn(part, shape, AXES) for part in (level.detail, level.inside)))
+
+
+def search(
+    moved: Moved, a: Level, b: Level, fixed: Fixed | None = None
+) -> list[tuple[float, Motion]]:
     """Find the best shifts for each turn.
 
     Args:
         moved: Of a.
         a: The level that is moved.
         b: The other.
+        fixed: Of b; None: made here.
 
     Returns:
         NCC (with the power of the whole scans) and motion, best first.
     """
     shape, lags = moved.shape, find_lags(a, b)
     within = np.ix_(*(lag % size for lag, size in zip(lags, shape, strict=True)))
-    inside = np.fft.rfftn(b.inside, shape, AXES)
-    overlap = np.fft.irfftn(moved.inside * inside, shape, AXES)[within]
+    fixed = fixed or transform_fixed(b, shape)
+    overlap = np.fft.irfftn(moved.inside * fixed.inside, shape, AXES)[within]
     needed = MIN_OVERLAP * min(a.inside.sum(), b.inside.sum())
     scale = 1.0 / max(float(np.sqrt(a.power * b.power)), 1e-9)
     weight = np.where(overlap > needed, scale / np.maximum(overlap, 1.0), 0.0)
-    spectrum, found = np.fft.rfftn(b.detail, shape, AXES), []
-    for rotation, turned in moved.turned:
-        score = np.fft.irfftn(turned * spectrum, shape, AXES)[within] * weight
+    scores, found = np.fft.irfftn(moved.turned * fixed.detail, shape, (1, 2, 3)), []
+    for rotation, score in zip(moved.rotations, scores, strict=True):
+        score = score[within] * weight
         for _ in range(PEAKS):
             peak = np.unravel_index(int(np.argmax(score)), score.shape)
             if (ncc := float(score[peak])) <= 0.0:
@@ -304,6 +326,41 @@ def _step(a: Level, values: np.ndarray, weight: np.ndarray, motion: Motion) -> M
     return Motion(rotation, motion.shift_mm - rotation @ step[:3])
 
 
+def refine_starts(
+    a: Level, b: Level, starts: list[tuple[float, Motion]]
+) -> list[tuple[float, Motion]]:
+    """Refine starts at the coarse level.
+
+    Args:
+        a: The coarse level that is moved.
+        b: The other.
+        starts: From `search`, best first.
+
+    Returns:
+        NCC and motion, best first; those without enough overlap are left out.
+    """
+    refined = [refine(a, b, motion) for _, motion in starts[:STARTS]]
+    return sorted((pair for pair in refined if pair[0] > 0.0), key=lambda pair: -pair[0])
+
+
+def refine_best(
+    a: Level, b: Level, refined: list[tuple[float, Motion]]
+) -> tuple[float, Motion | None]:
+    """Refine the best starts at the fine level.
+
+    Args:
+        a: The fine level that is moved.
+        b: The other.
+        refined: From `refine_starts`.
+
+    Returns:
+        The NCC at the fine level and its motion; 0 and None where no start keeps enough overlap.
+    """
+    final = [refine(a, b, motion) for _, motion in refined[:FINALISTS]]
+    ncc, motion = max(final, key=lambda pair: pair[0], default=(0.0, None))
+    return max(ncc, 0.0), motion
+
+
 def align(
     coarse: tuple[Level, Level], fine: tuple[Level, Level], starts: list[tuple[float, Motion]]
 ) -> tuple[float, Motion | None]:
@@ -315,10 +372,6 @@ def align(
         starts: From `search`, best first.
 
     Returns:
-        The NCC at the fine level and its motion; 0 and None where no start keeps enough overlap.
+        See `refine_best`.
     """
-    rough = [refine(*coarse, motion) for _, motion in starts[:STARTS]]
-    rough.sort(key=lambda pair: -pair[0])
-    final = [refine(*fine, motion) for ncc, motion in rough[:FINALISTS] if ncc > 0.0]
-    ncc, motion = max(final, key=lambda pair: pair[0], default=(0.0, None))
-    return max(ncc, 0.0), motion
+    return refine_best(*fine, refine_starts(*coarse, starts))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from lesionkeras.ct.png16 import STORED_OFFSET_HU, to_stored
 from lesionkeras.ct.volume import Volume
 
 VOXEL_MM = 4.0
@@ -95,9 +96,11 @@ def hash_slice(slice_hu: np.ndarray) -> bytes | None:
     >>> hash_slice(image) is None, hash_slice(np.tile(image, 4)) == hash_slice(np.tile(image.T, 4))
     (True, True)
     """
-    low, high = WINDOW_HU
-    within = np.clip(slice_hu, low, high).astype(np.int16) - low
-    counts = np.bincount(within.ravel(), minlength=high - low + 1)[1:-1]
+    stored = to_stored(np.ascontiguousarray(slice_hu, np.int16))
+    low, high = (end + STORED_OFFSET_HU for end in WINDOW_HU)
+    # What lies at the ends may have been clipped.  OpenCV counts twice as fast as NumPy.
+    bins, ends = [high - low - 1], [low + 1, high]
+    counts = cv2.calcHist([stored], [0], None, bins, ends).ravel()
     if counts.sum() < MIN_SLICE_PX or np.count_nonzero(counts) < MIN_SLICE_VALUES:
         return None
     return hashlib.blake2b(counts.astype("<u4").tobytes(), digest_size=8).digest()

@@ -92,14 +92,15 @@ class RawVerifier(Protocol):
 
 
 def to_finding(error: DataError, where: str) -> Finding:
-    """Return an error that a reader raised as a finding.
+    """Return an error that a reader raised as a finding, without identifiers (`CtError.kept`).
 
     Args:
         error: The error.
         where: The item.
     """
-    name = error.name if isinstance(error, CtError) else "unusable"
-    return Finding("error", name, where, str(error))
+    if isinstance(error, CtError):
+        return Finding("error", error.name, where, error.kept)
+    return Finding("error", "unusable", where, str(error))
 
 
 def from_corrections(corrections: Sequence[Correction], where: str) -> list[Finding]:

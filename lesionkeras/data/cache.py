@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lesionkeras.errors import DataError
+
+UNFINISHED = ".unfinished"
 
 
 def check_split(builder: Any, split: str) -> None:
@@ -52,6 +57,32 @@ def digest_facts(builder: Any, split: str, version: int, facts: Sequence[Any]) -
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 
 
+@contextmanager
+def _own(folder: Path) -> Iterator[bool]:
+    """Say whether a folder is nobody else's, who would still write it; the lock dies with us."""
+    if sys.platform == "win32":  # no flock there: what a kill leaves stays
+        yield False
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _remove_remains(parent: Path) -> None:
+    """Remove what killed processes left; a folder that is being written is another's."""
+    for remains in parent.glob(f"*{UNFINISHED}"):
+        with _own(remains) as is_ours:
+            if is_ours:
+                shutil.rmtree(remains, ignore_errors=True)
+
+
 def open_cache(builder: Any, name: str, write: Callable[[Path], None]) -> Path:
     """Return a cache's folder; where there is none it is written beside and then renamed.
 
@@ -66,11 +97,13 @@ def open_cache(builder: Any, name: str, write: Callable[[Path], None]) -> Path:
     folder = Path(builder.data_path) / "cache" / name
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent))
+        _remove_remains(folder.parent)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, suffix=UNFINISHED))
         try:
-            write(beside)
-            if not folder.exists():  # another process may have been faster
-                beside.rename(folder)
+            with _own(beside):
+                write(beside)
+                if not folder.exists():  # another process may have been faster
+                    beside.rename(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return folder

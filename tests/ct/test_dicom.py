@@ -179,6 +179,8 @@ def test_several_series_are_listed_and_chosen(tmp_path):
     np.testing.assert_array_equal(
         read_dicom(tmp_path, series_uid=SERIES + ".2").array, HU[:, :3] + 1
     )
+    assert SERIES in str(error) and SERIES not in error.kept
+    assert "found (CT, 5 files, 4 x 6 px, 0.8 x 0.6 mm) in a; (CT, 5 files, 3 x 6" in error.kept
     assert refuse(tmp_path, series_uid="1.2").what == "No series has this UID"
     summary = list_series(tmp_path)[1]
     assert (summary.series_uid, summary.num_files, summary.rows) == (SERIES + ".2", 5, 3)

@@ -1,6 +1,7 @@
 """Compressed slices: lossless ones come back bit for bit, all others are refused by name."""
 
 import copy
+import os
 import signal
 import subprocess
 import sys
@@ -23,9 +24,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lesionkeras.ct import dicom_child
+from lesionkeras.ct import dicom_child, dicom_decode
 from lesionkeras.ct.dicom import read_dicom
-from lesionkeras.ct.dicom_decode import FrameDecoder, check_lossless, join_frames, split_fragments
+from lesionkeras.ct.dicom_decode import (
+    FrameDecoder,
+    check_lossless,
+    join_frames,
+    lend_decoder,
+    split_fragments,
+)
 from lesionkeras.ct.dicom_files import FileEntry
 from lesionkeras.ct.dicom_parse import Header
 from lesionkeras.ct.dicom_slices import PixelFormat, Slice
@@ -151,6 +158,68 @@ def test_what_no_decoder_can_read():
         frame += b"\x03\x01\x02\x03\x04\x00" + b"\x03\x05\x06\x07\x08\x00"
         words = np.frombuffer(decoder.decode(make_part(), frame), "<u2")
         assert words.tolist() == [0x105, 0x206, 0x307, 0x408]
+
+
+# PS3.5, G.2: two segments, high bytes first; a literal run of four bytes each.
+FRAME = np.array([2, 64, 70, *([0] * 13)], "<u4").tobytes()
+FRAME += b"\x03\x01\x02\x03\x04\x00" + b"\x03\x05\x06\x07\x08\x00"
+
+
+def decode_one(decoder: FrameDecoder) -> int:
+    """Decode a frame, and return the child's process id."""
+    words = np.frombuffer(decoder.decode(make_part(), FRAME), "<u2")
+    assert words.tolist() == [0x105, 0x206, 0x307, 0x408]
+    return decoder._child.pid
+
+
+def test_a_child_serves_one_series_after_the_other(tmp_path):
+    dicom_decode._close_idle()
+    with lend_decoder() as decoder, lend_decoder() as other:
+        first = decode_one(decoder)
+        assert decode_one(other) != first  # at the same time: one each
+    with lend_decoder() as decoder, lend_decoder() as other:
+        assert first in (decode_one(decoder), decode_one(other))
+    series = compress(make_slices(STORED), tmp_path, RLELossless)
+    np.testing.assert_array_equal(read_dicom(series).array, HU)
+    assert len(dicom_decode._IDLE) == 2
+    pids = [decoder._child.pid for decoder in dicom_decode._IDLE]
+    dicom_decode._close_idle()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_child_that_refused_or_had_too_much_serves_nobody_else(monkeypatch):
+    dicom_decode._close_idle()
+    with lend_decoder() as decoder:
+        decode_one(decoder)
+        with pytest.raises(CtError, match="cannot be decoded"):
+            decoder.decode(make_part(), b"x" * 80)
+    assert not dicom_decode._IDLE
+    with lend_decoder() as decoder:
+        first = decode_one(decoder)
+    dicom_decode._IDLE[0]._child.kill()  # by the system, say, for want of memory
+    dicom_decode._IDLE[0]._child.wait()
+    with lend_decoder() as decoder:
+        assert decode_one(decoder) != first
+        monkeypatch.setattr(dicom_decode, "MAX_FRAMES", 1)
+    assert not dicom_decode._IDLE
+
+
+def test_a_forked_process_starts_a_child_of_its_own():
+    dicom_decode._close_idle()
+    with lend_decoder() as decoder:
+        first = decode_one(decoder)
+    ours, theirs = os.pipe()
+    if not (pid := os.fork()):
+        with lend_decoder() as decoder:
+            os.write(theirs, str(decode_one(decoder)).encode())
+            decoder.close()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(theirs)
+    with os.fdopen(ours) as answer:
+        assert int(answer.read()) != first
+    with lend_decoder() as decoder:
+        assert decode_one(decoder) == first
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ import pytest
 
 from lesionkeras.ct import png16_fast
 from lesionkeras.ct.png16 import HEADER_BYTES, check_png16_bytes, decode_png16, encode_png16
-from lesionkeras.ct.png16_fast import decode_fast, inflate_rows, sum_rows, wrap_rows
+from lesionkeras.ct.png16_fast import (
+    decode_fast,
+    decode_opencv,
+    inflate_rows,
+    sum_rows,
+    wrap_rows,
+)
+from lesionkeras.errors import DataError
 
 
 def make_image(shape, seed=0):
@@ -56,7 +63,7 @@ def test_every_filter(kinds):
     image[3, 4:] = [0, 65535, 256, 255, 1]
     png = wrap_rows(filter_rows(image, kinds), encode_png16(image)[:HEADER_BYTES])
     assert check_png16_bytes(png, "a.png") == (7, 9)
-    assert np.array_equal(decode_png16(png, "a.png"), image)  # OpenCV agrees that it is a PNG
+    assert np.array_equal(decode_opencv(png, (7, 9)), image)  # OpenCV agrees that it is a PNG
     assert np.array_equal(decode_fast(png, (7, 9)), image)
 
 
@@ -71,7 +78,7 @@ def test_rows_longer_than_one_stored_block():
     png = to_png(image)
     wrapped = wrap_rows(inflate_rows(png, (300, 400)), png[:HEADER_BYTES])
     assert check_png16_bytes(wrapped, "a.png") == (300, 400)
-    assert np.array_equal(decode_png16(wrapped, "a.png"), image)
+    assert np.array_equal(decode_opencv(wrapped, (300, 400)), image)
 
 
 def remake(png, data):
@@ -120,10 +127,38 @@ def test_interlaced_and_isal_absent(monkeypatch):
     assert decode_fast(png, (4, 4)) is None
 
 
+def make_chunk(name, data=b""):
+    return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+
+def test_an_order_of_chunks_that_no_png_has_is_left_too():
+    png = encode_png16(make_image((20, 30)))
+    data, head, end = get_data(png), png[:HEADER_BYTES], png[-12:]
+    one, other = make_chunk(b"IDAT", data[:99]), make_chunk(b"IDAT", data[99:])
+    text = make_chunk(b"tEXt", b"a\0b")
+    image = decode_opencv(png, (20, 30))
+    for whole in (head + text + one + other + end, head + one + other + text + end + text):
+        assert np.array_equal(decode_fast(whole, (20, 30)), image)
+        assert np.array_equal(decode_png16(whole, "a.png"), image)
+    for wrong in (head + one + text + other + end, head + make_chunk(b"ABCD") + one + other + end):
+        assert decode_fast(wrong, (20, 30)) is None
+        assert check_png16_bytes(wrong, "a.png") == (20, 30)
+    assert decode_fast(head + one + end + other, (20, 30)) is None
+
+
+def test_the_reader_takes_the_fast_way_and_names_what_neither_decodes(monkeypatch):
+    png = encode_png16(make_image((20, 30)))
+    damaged = remake(png, bytes(20))
+    with pytest.raises(DataError, match=r"damaged in a\.png: found image data that do not decode"):
+        decode_png16(damaged, "a.png")
+    monkeypatch.setattr(png16_fast.cv2, "imdecode", None)  # not asked
+    assert np.array_equal(decode_png16(png, "a.png"), make_image((20, 30)))
+
+
 @pytest.mark.real
 def test_shared_slices(real_data):
     paths = sorted((real_data / "deeplesion" / "Images_png").glob("*/*.png"))[::9]
     assert len(paths) > 10
     for path in paths:
         png = path.read_bytes()
-        assert np.array_equal(decode_fast(png, (512, 512)), decode_png16(png, path.name))
+        assert np.array_equal(decode_fast(png, (512, 512)), decode_opencv(png, (512, 512)))

@@ -6,6 +6,7 @@ import pydicom
 import pytest
 
 from experiments import verify
+from lesionkeras.ct.findings import CtError
 from lesionkeras.ct.reading import read_volume
 from tests.tfds_builders.made_scans import write_ircadb01
 from tfds_builders import open_builder
@@ -54,3 +55,25 @@ def test_nobody_is_named(raw, tmp_path, caplog, capfd, monkeypatch):
     volume = read_volume(raw / "3Dircadb1.3" / "PATIENT_DICOM")
     said = "".join([caplog.text, *capfd.readouterr(), repr(volume.source)]).encode()
     assert said and not [secret for secret in SECRETS if secret in said]
+
+
+def test_uids_to_choose_by_are_shown_and_never_kept(raw, tmp_path, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    case = raw / "3Dircadb1.3" / "PATIENT_DICOM"
+    uids = ["1.2.826.0.1.7719.1", "1.2.826.0.1.7719.2"]
+    for number, path in enumerate(sorted(path for path in case.rglob("*") if path.is_file())):
+        ds = pydicom.dcmread(path)
+        ds.SeriesInstanceUID = uids[number % 2]
+        ds.save_as(path)
+    with pytest.raises(CtError, match="more than one series") as error:
+        open_builder("ircadb01", "slices", tmp_path / "prepared", raw)
+    assert error.value.name == "several-series"
+    assert all(uid in str(error.value) for uid in uids)  # what the terminal shows
+    with pytest.raises(SystemExit):
+        verify.main(["--data", "ircadb01", "--data-dir", str(raw), "--out", str(tmp_path / "out")])
+    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert {"findings.json", "report.html", "checked.jsonl"} <= set(written)
+    for text in (*written.values(), caplog.text, *capfd.readouterr()):
+        assert not any(uid in text for uid in uids)
+    assert "more than one series" in written["findings.json"]
+    assert not (tmp_path / "prepared").exists()

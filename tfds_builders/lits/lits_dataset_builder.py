@@ -12,7 +12,8 @@ from lesionkeras.ct.same_patient import ScanPrint, describe_scan, group_scans
 from tfds_builders.lits.layout import NUM_TRAINING, TREE, Case, list_cases
 from tfds_builders.lits.patients import GROUPS, name_patients
 from tfds_builders.lits.reading import read_case
-from tfds_builders.scan_builder import RawScans, ScanBuilder, make_progress
+from tfds_builders.progress import make_progress
+from tfds_builders.scan_builder import RawScans, ScanBuilder
 from tfds_builders.segmentation import Scan
 
 

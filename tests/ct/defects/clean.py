@@ -43,11 +43,17 @@ def _round_orientation(rng: np.random.Generator, datasets: list[Dataset]) -> Non
         ds.ImageOrientationPatient = [small if v == 0 else f"{v:.6f}" for v in values]
 
 
+def _make_time(rng: np.random.Generator) -> str:
+    """Return a time of a day as HHMMSS.F."""
+    minutes, seconds = divmod(int(rng.integers(10**5, 2 * 10**5)) % 86400, 60)
+    return f"{minutes // 60:02d}{minutes % 60:02d}{seconds:02d}.5"
+
+
 def _vary_tags(rng: np.random.Generator, datasets: list[Dataset]) -> None:
     """Change what a scanner may write one way or the other."""
     for ds in datasets:
         ds.WindowCenter = [["40", "300"], "40", ""][int(rng.integers(3))]
-        ds.ContentTime, ds.AcquisitionTime = f"{rng.integers(10**5, 2 * 10**5)}.5", "101010"
+        ds.ContentTime, ds.AcquisitionTime = _make_time(rng), "101010"
         ds.AcquisitionNumber = [1, 3, ""][int(rng.integers(3))]
         ds.ImageComments = "nothing to see"
     if rng.random() < 0.3:  # an arm was moved or the dose changed on the way

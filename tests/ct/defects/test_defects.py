@@ -17,6 +17,12 @@ from tests.ct.defects.clean import CLEAN
 from tests.ct.defects.outcomes import Outcome, judge, made, read
 from tests.ct.defects.table import DEFECTS, GROUPS
 
+# Defects that pydicom, which writes them, warns of.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Invalid value for VR CS:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The value length .* exceeds the maximum:UserWarning"),
+]
+
 NUM_FAST, NUM_ALL = 20, 100
 # Each takes half a second for a decoder's process.
 COMPRESSED = ("RLE", "JPEG lossless", "JPEG 2000 lossless", "JPEG-LS", "compressed stream cut")
@@ -161,6 +167,27 @@ def _crash(rng, folder):
 def test_bench_counts_a_crash():
     outcomes = bench.run_class("ours", accept(_crash, RIGHT), "crash", 2)
     assert [outcome.kind for _, outcome, _ in outcomes] == ["crashed", "crashed"]
+
+
+def test_bench_goes_on_where_it_was_stopped(monkeypatch, tmp_path):
+    state, asked, said = tmp_path / "state.jsonl", [], []
+
+    def read_some(reader, defect, name, num_seeds, first=0):
+        asked.append((reader, name, first, num_seeds))
+        return [(seed, Outcome("refused", "truncated"), "") for seed in range(first, num_seeds)]
+
+    monkeypatch.setattr(bench, "run_class", read_some)
+    monkeypatch.setattr(bench, "PROGRESS_S", -1.0)
+    rows = bench.list_rows(20, 30, ["truncated NIfTI", "clean"])
+    results = bench.run(rows, state, said.append)
+    assert len(results) == 3 * (20 + 30) and len(asked) == len(said) == 3 * 2 * bench.ROUNDS
+    assert [first for _, name, first, _ in asked if name == rows[0].name][::3] == [*range(0, 20, 2)]
+    assert said[0].startswith("1 of 60 batches, about 0 minutes left")
+    state.write_text(state.read_text()[:-200])  # killed while it wrote
+    asked.clear()
+    assert sorted(map(str, bench.run(rows, state, said.append))) == sorted(map(str, results))
+    assert 1 <= len(asked) <= 3
+    assert len(bench.run(bench.list_rows(10, 10, ["truncated NIfTI"]), state, said.append)) == 60
 
 
 def test_generator_of_an_instance_depends_on_class_and_seed():

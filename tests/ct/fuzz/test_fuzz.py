@@ -1,7 +1,7 @@
 """No damaged input crashes a reader, hangs it, or comes back as a result that cannot be right.
 
-20,000 inputs here, a million with `-m slow` (an hour of one core; `python -m tests.ct.fuzz.run`
-does the same, shows progress and goes on where it was stopped).
+20,000 inputs here (a minute of one core), a million with `-m slow` (an hour of one core;
+`python -m tests.ct.fuzz.run` does the same, shows progress and goes on where it was stopped).
 """
 
 import random
@@ -127,6 +127,16 @@ def test_crash_hang_and_memory_are_found(monkeypatch, tmp_path):
     assert [finding.index for finding in findings] == [1, 2, 3]
     assert "MemoryError" in findings[2].what
     assert {name: counts[name] for name in ("hang", "read")} == {"hang": 1, "read": 1}
+
+
+def test_a_suspended_run_sees_no_hang_and_a_sleeping_reader_is_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(fuzz, "HANG_WALL_S", 0.4)
+    before = fuzz.signal.signal(fuzz.signal.SIGALRM, fuzz._watch)
+    try:
+        assert _fault(lambda: time.sleep(0.3), tmp_path) == ("read", "")  # one alarm
+        assert _fault(lambda: time.sleep(5), tmp_path)[0] == "hang"
+    finally:
+        fuzz.signal.signal(fuzz.signal.SIGALRM, before)
 
 
 def test_plan_shares_out_and_state_goes_on(monkeypatch, tmp_path):
