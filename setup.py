@@ -59,6 +59,7 @@ setup(
         "pylibjpeg>=2,<3",
         "pylibjpeg-openjpeg>=2,<3",
         "isal>=1.7",  # .nii.gz at twice the speed of zlib
+        "scipy>=1.16,<2",
         "matplotlib>=3.10,<4",
         "tensorboard>=2.20,<2.22",
         "protobuf>=6.31.1,<8",
@@ -72,6 +73,7 @@ setup(
             *BEAM,
             "codespell>=2.4",
             "dill>=0.4",  # tfds.testing imports it and does not declare it
+            "MedPy>=0.5.2",  # GPL: for the tests alone
             "mypy>=2.4",
             "nibabel>=5.3",
             "pandas-stubs>=3",

@@ -2,25 +2,26 @@
 
     python -m experiments.benchmark detection --image-size 224 --batch-size 8 --backbone resnet34
     python -m experiments.benchmark data --data-dir DEEPLESION --lits-dir LITS
+    python -m experiments.benchmark segmentation
 
 detection: training step and inference (boxes included) of the SSD in images/s, beside KerasCV's
 RetinaNet on the same backbone, image size and batch, random weights; float32, and with --precision
-auto the 16-bit policies that the hardware runs natively.  Medians of turns taken alternately.
-Its images and weights are random: flags of data, weights and epochs change nothing.
+auto the 16-bit policies that the hardware runs natively.  Medians of turns taken alternately;
+images and weights are random, whatever the flags of data, weights and epochs say.
 data: PNG, prepared images and .nii.gz to memory, and building LiTS; of phantoms without folders.
+segmentation: inference of the U-Net of 64 to 1024 channels, batch 1 and 8, beside MONAI's with the
+same weights (its environment is made the first time); --image-size is 512 and alone changes it.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from experiments.ssd import RECIPES
 from lesionkeras.cli import build_parser, parse_count, read_arguments, run_main, to_run
 from lesionkeras.config import SSDRecipe
-from lesionkeras.training.benchmark import check_file, check_name, format_report
+from lesionkeras.training import benchmark as shared
 from lesionkeras.training.run import write_json
 
 SMOKE = {"data.image_size_px": "64", "train.batch_size": "2"}
@@ -42,38 +43,36 @@ def data(recipe: SSDRecipe, steps: int, repeats: int, *places: Any) -> dict[str,
         return benchmark_data(**vars(files), steps=steps, repeats=repeats)
 
 
-BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"detection": detection, "data": data}
+def segmentation(recipe: SSDRecipe, steps: int, repeats: int, *sizes: Any) -> dict[str, Any]:
+    """Measure the U-Net's inference beside MONAI's."""
+    from lesionkeras.training.benchmark_segmentation import benchmark_segmentation
+
+    return benchmark_segmentation(steps, repeats, *sizes)
 
 
-def read_words(argv: list[str] | None) -> tuple[argparse.Namespace, SSDRecipe]:
-    """Read the command line; an unknown benchmark is answered with the nearest known."""
-    parser = build_parser("benchmark", RECIPES, __doc__)
-    # "resolve": this command's --out is a file, not a run directory.
-    add = parser.add_argument_group("benchmark", conflict_handler="resolve").add_argument
-    add("benchmark", metavar="NAME", help=", ".join(BENCHMARKS))
-    add("--steps", default="2", metavar="N", help="steps a turn (default: 2)")
-    add("--repeats", default="5", metavar="N", help="turns of each (default: 5)")
-    add("--lits-dir", metavar="DIR", help="data: raw files of LiTS")
-    add("--out", metavar="FILE", help="also write the result there, as JSON")
-    arguments = read_arguments(parser, argv)
-    check_name(arguments.benchmark, BENCHMARKS)
-    return arguments, to_run(arguments, "ssd", RECIPES, SMOKE)[0]
+BENCHMARKS: dict[str, Any] = {run.__name__: run for run in (detection, data, segmentation)}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, measure, print, write."""
-    arguments, recipe = read_words(argv)
-    counts = [parse_count(f"--{name}", getattr(arguments, name)) for name in ("steps", "repeats")]
-    if arguments.out:  # asked before the minutes of measuring, not after
-        check_file(Path(arguments.out))
-    words: list[Any] = [recipe, *([1, 1] if arguments.smoke else counts)]
-    if arguments.benchmark == "data":
-        words += [d and Path(d).expanduser() for d in (arguments.data_dir, arguments.lits_dir)]
-        words += [64 if arguments.smoke else 512]  # px of a phantom's slices
-    report = BENCHMARKS[arguments.benchmark](*words)
-    print(format_report(report))
-    if arguments.out:
-        write_json(Path(arguments.out), report)
+    parser = build_parser("benchmark", RECIPES, __doc__)
+    shared.add_flags(parser, BENCHMARKS)
+    given = read_arguments(parser, argv)
+    shared.check_name(given.benchmark, BENCHMARKS)
+    recipe, options = to_run(given, "ssd", RECIPES, SMOKE)
+    counts = [parse_count(f"--{name}", getattr(given, name)) for name in ("steps", "repeats")]
+    if given.out:  # asked before the minutes of measuring, not after
+        shared.check_file(Path(given.out))
+    words: list[Any] = [recipe, *([1, 1] if given.smoke else counts)]
+    if given.benchmark == "data":
+        words += [options.data_dir, given.lits_dir and Path(given.lits_dir).expanduser()]
+        words.append(64 if given.smoke else 512)  # px of a phantom's slices
+    elif given.benchmark == "segmentation":
+        is_said = given.smoke or vars(given)["data.image_size_px"]
+        words += shared.choose_sizes(recipe.data.image_size_px if is_said else 512, given.smoke)
+    print(shared.format_report(report := BENCHMARKS[given.benchmark](*words)))
+    if given.out:
+        write_json(Path(given.out), report)
 
 
 if __name__ == "__main__":

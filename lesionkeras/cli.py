@@ -36,8 +36,9 @@ _RECIPE_FLAGS = (
     ("--seed", "train.seed", "of every random choice"),
 )
 _DATA_FLAGS = (
-    ("--data", "data.name", "data set, or data set/config (deeplesion/liver)"),
-    ("--split", "data.protocol", "patient, or paper: P1's split of augmented copies, which leaks"),
+    ("--data", "data.name", "data set, or data set/config (deeplesion/liver), '+' between several"),
+    ("--split", "data.protocol", "patient, or a paper's own split (paper, p3, p5), which may leak"),
+    ("--held-out", "data.held_out", "patients or volumes that are tested on; none: by the seed"),
     ("--train-split", "data.train_split", "split to train on"),
     ("--validation-split", "data.validation_split", "split to choose and tune on"),
     ("--test-split", "data.test_split", "split that is measured once, at the end"),
@@ -54,6 +55,7 @@ class RunOptions:
     prepared_dir: Path  # prepared data sets, shared between runs
     smoke: bool  # tiny and quick: does everything run through
     debug: bool  # errors with their traceback
+    more_data_dirs: tuple[Path, ...] = ()  # of the second data set, the third ...
 
 
 class Parser(argparse.ArgumentParser):
@@ -214,10 +216,12 @@ def to_run(
     recipe = override(recipe, {**changes, **read_changes(arguments)})
     _check_weights(recipe)
     name = f"{run_name or experiment}-{flatten(recipe).get('name', 'run')}-{digest(recipe)}"
+    data_dirs = [Path(each).expanduser() for each in arguments.data_dir or ()]
     options = RunOptions(
         experiment=experiment,
         out=Path(arguments.out).expanduser() if arguments.out else Path("runs") / name,
-        data_dir=Path(arguments.data_dir).expanduser() if arguments.data_dir else None,
+        data_dir=data_dirs[0] if data_dirs else None,
+        more_data_dirs=tuple(data_dirs[1:]),
         prepared_dir=Path(arguments.prepared_dir or get_prepared_dir()).expanduser(),
         smoke=arguments.smoke,
         debug=arguments.debug,
@@ -244,7 +248,9 @@ def read_changes(arguments: argparse.Namespace) -> dict[str, str]:
         if given.get(path) is not None
     }
     if "data.name" in changes:
-        changes["data.name"], _, changes["data.config"] = changes["data.name"].partition("/")
+        parts = [name.partition("/") for name in changes["data.name"].split("+")]
+        for path, place in (("data.name", 0), ("data.config", 2)):
+            changes[path] = "+".join(part[place] for part in parts)
     for item in arguments.set:
         path, equals, value = item.partition("=")
         if not equals:
@@ -334,11 +340,8 @@ def make_parser(command: str, doc: str, epilog: str = "") -> Parser:
 
 def add_prepared_dir(parser: argparse._ActionsContainer) -> None:
     """Adds `--prepared-dir`."""
-    parser.add_argument(
-        "--prepared-dir",
-        metavar="DIR",
-        help="prepared data sets (default: $LESIONKERAS_CACHE or ~/.cache/lesionkeras/datasets)",
-    )
+    text = "prepared data sets (default: $LESIONKERAS_CACHE or ~/.cache/lesionkeras/datasets)"
+    parser.add_argument("--prepared-dir", metavar="DIR", help=text)
 
 
 def _add_flags(
@@ -352,16 +355,12 @@ def _add_flags(
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
-    group.add_argument("--data-dir", metavar="DIR", help="raw files of the data set")
+    text = "raw files of the data set; of several repeated in their order, '-' where one has none"
+    group.add_argument("--data-dir", metavar="DIR", action="append", help=text)
     add_prepared_dir(group)
-    group.add_argument(
-        "--out",
-        metavar="DIR",
-        help="run directory; the same command resumes there (default: runs/NAME-RECIPE-DIGEST)",
-    )
-    group.add_argument(
-        "--smoke", action="store_true", help="tiny and quick, to see that everything runs"
-    )
+    text = "run directory; the same command resumes there (default: runs/NAME-RECIPE-DIGEST)"
+    group.add_argument("--out", metavar="DIR", help=text)
+    group.add_argument("--smoke", action="store_true", help="tiny and quick: does all run through")
     group.add_argument("--debug", action="store_true", help="errors with their traceback")
 
 

@@ -6,7 +6,7 @@ Values only: numbers, strings, booleans, tuples and other recipes.  The recipes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class DataConfig:
 class SegmentationDataConfig:
     """Which slices a segmentation network is trained on, and what it sees of them."""
 
-    name: str = "lits"  # folder in tfds_builders
-    config: str = "slices"  # the builder's config; "" is its first
+    name: str = "lits"  # folder in tfds_builders; several are pooled: "lits+ircadb01"
+    config: str = "slices"  # of each in the same order, "slices+slices"; "" is its first
     splits: tuple[str, ...] = ()  # of the builder that are divided; () is all of them
     # Who is held out.  "patient": patients, whole; "given": the builder's own train and test;
     # "p3": 13 of 131 studies (P3, 2.1), patients whole; "p5": 20 % of the slices (P5), and
@@ -42,14 +42,22 @@ class SegmentationDataConfig:
     protocol: str = "patient"
     held_out: tuple[str, ...] = ()  # patients or volumes by name; () draws them by seed
     held_out_fraction: float = 0.2  # of patients, volumes or (P5) slices, where they are drawn
+    # Of what is trained on, taken out as `protocol` divides, to choose an epoch on; 0: nothing.
+    validation_fraction: float = 0.0
     # What is trained on.  "all": every slice; "p3": as many slices with liver and lesion as slices
-    # with neither (P3, 2.5: 4,401 of each).
+    # with neither (P3, 2.5: 4,401 of each); "lesion": slices with lesion repeated up to a share.
     sampling: str = "all"
+    lesion_share: float = 0.5  # of an epoch's slices, at least; "lesion" only
     image_size_px: int = 512  # square network input; P5: 128
-    slices: int = 3  # channels: 3 are previous, key and next slice, 1 is the key slice
+    # 0: the whole slice is resized to the square; else slices are resized to pixels of so many mm,
+    # as LiTS' are .56 to 1 mm, and cropped or padded about their middle.
+    pixel_mm: float = 0.0
+    slices: int = 3  # channels: 3 are previous, key and next slice, 5 two on each side, 1 the key
     window_hu: tuple[float, float] = (-160.0, 240.0)  # low, high (P3, 2.2)
     normalisation: str = "window"  # 0..1; "standardise": then zero mean, unit variance (P4, 3.2)
     rotation_deg: float = 15.0  # uniform in +-, in training (P5, 3.3)
+    reverse_slices: bool = False  # half of the training images from cranial, not from caudal
+    crop_on_liver: float = 0.0  # share of the crops not on a lesion that are on liver, if there is
 
 
 @dataclass(frozen=True)
@@ -116,14 +124,18 @@ class LossConfig:
 class OptimizerConfig:
     """How weights move."""
 
-    name: str = "adamw"  # or "sgd"
+    name: str = "adamw"  # "sgd"; "adam": without decay
     learning_rate: float = 1.2e-3
     momentum: float = 0.9  # sgd
     nesterov: bool = True  # sgd
     weight_decay: float = 1e-4  # adamw
     clip_norm: float = 0.0  # 0: off
-    schedule: str = "cosine"  # or "constant"
+    # "constant"; "plateau": less where the loss (of validation, if there is one) falls no more (P5)
+    schedule: str = "cosine"
     warmup_fraction: float = 0.1  # of all steps, linear from 0
+    plateau_factor: float = 0.1  # by which "plateau" multiplies; this and the next: Keras' own
+    plateau_patience_epochs: int = 10  # without a lower loss, as P5 names no other
+    ema_momentum: float = 0.0  # of averaged weights, which are tested and kept; 0: not averaged
 
 
 @dataclass(frozen=True)
@@ -164,3 +176,199 @@ class SSDRecipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+# Segmentation networks
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Ronneberger's U-Net (2015, figure 1); P4, 3.3 and P5, 3.1.1 use it.  Image as it comes."""
+
+    in_channels: int = 3  # slices, as data.slices
+    head: str = "three_class"  # 3 logits; "binary": 1, of liver or tumour as loss.target says
+    base_channels: int = 64  # of the first level; every further level has twice as many
+    max_channels: int = 1024  # of the deepest levels
+    depth: int = 5  # levels; the image's sides must divide by 2 ** (depth - 1)
+    norm: str = "batch"  # "none" is Ronneberger's; "instance", "group"
+    dropout: float = 0.0  # share of features, after the two deepest levels; Ronneberger's code .5
+    upsampling: str = "transpose"  # 2x2, Ronneberger's; "nearest", "bilinear": after a 1x1
+    deep_supervision: int = 0  # further logits at 1/2, 1/4 ... of the sides; at most depth - 2
+
+    @property
+    def size_multiple_px(self) -> int:
+        """What the image's sides must divide by."""
+        return 2 ** (self.depth - 1)
+
+
+@dataclass(frozen=True)
+class SegNetConfig:
+    """SegNet (Badrinarayanan 2017): VGG16's 13 convolutions and their mirror; P4, 3.4."""
+
+    in_channels: int = 3  # slices, as data.slices; 3 where there are weights
+    head: str = "three_class"  # or "binary"
+    weights: str = "none"  # of the encoder: "none", "imagenet" or a .npz file of VGG16
+    input_scaling: str = "unit"  # "unit", "none", "imagenet_caffe"; the weights decide
+    channels: tuple[int, ...] = (64, 128, 256, 512, 512)  # of the five blocks; VGG16's
+    norm: str = "batch"  # "none", "instance", "group"
+    dropout: float = 0.0  # share of features, after the last block of the encoder
+
+    @property
+    def backbone(self) -> str:
+        """Whose weights the encoder takes."""
+        return "vgg16"
+
+    @property
+    def size_multiple_px(self) -> int:
+        """What the image's sides must divide by: five poolings."""
+        return 32
+
+
+@dataclass(frozen=True)
+class ResNet50UNetConfig:
+    """A U-Net whose encoder is an ImageNet ResNet50 (P5, 3.1.2 and its future work)."""
+
+    in_channels: int = 3  # slices; ImageNet's three colours
+    head: str = "three_class"  # or "binary"
+    backbone: str = "resnet50"  # or "resnet34"
+    weights: str = "none"  # of the encoder: "none", "imagenet" or a .npz file
+    input_scaling: str = "unit"  # "unit", "none", "imagenet_caffe", "imagenet_torch"
+    freeze_norm: bool = False  # batch norms of the encoder keep the statistics of its weights
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)  # at strides 16, 8, 4, 2 and 1
+    image_skip: bool = True  # a skip at the image's own resolution; else the finest is at 1/2
+    norm: str = "batch"  # of the decoder; "none", "instance", "group"
+    dropout: float = 0.0  # share of features, after the encoder
+    upsampling: str = "nearest"  # after a 1x1; "bilinear"; "transpose", 2x2
+    deep_supervision: int = 0  # further logits at 1/2, 1/4 ... of the sides; at most 4
+
+    @property
+    def size_multiple_px(self) -> int:
+        """What the image's sides must divide by: the encoder's last stride."""
+        return 32
+
+
+@dataclass(frozen=True)
+class SegmentationLossConfig:
+    """A weighted sum of losses; overlap is of probabilities."""
+
+    target: str = "tumour"  # of a binary head: "tumour" (label 2), "liver" (labels 1 and 2)
+    dice_weight: float = 1.0  # P4, 4: Dice alone
+    tversky_weight: float = 0.0  # P5, 3.2: Tversky alone
+    cross_entropy_weight: float = 1.0  # nnU-Net (Isensee 2021): Dice and cross-entropy, 1 to 1
+    focal_weight: float = 0.0  # Lin 2017
+    tversky_alpha: float = 0.7  # of false positives (P5, 3.2)
+    tversky_beta: float = 0.3  # of false negatives (P5, 3.2)
+    tversky_exponent: float = 1.0  # of 1 - Tversky; .75: focal Tversky (Abraham, Khan 2019)
+    focal_gamma: float = 2.0  # Lin 2017, 3.2
+    class_weights: tuple[float, ...] = ()  # in cross-entropy and focal, background first; () is 1
+    reduction: str = "batch"  # overlap of all pixels of a batch; "image": mean of each image's
+    # What overlap is of.  "classes": label 1 and label 2; "regions": labels 1 and 2 together, as
+    # the liver is scored, and label 2.  A binary head has one.
+    overlap_of: str = "classes"
+    smooth_px: float = 1.0  # added above and below the line of an overlap: defined where it is 0/0
+
+
+# Segmentation runs
+
+
+@dataclass(frozen=True)
+class SegmentationTrainConfig:
+    """How long, how much at once, and how exactly."""
+
+    epochs: int = 0  # 0: the budget ends training; else what comes first
+    # Seconds of this process on all cores, spent on training; 0: `epochs` end it.  The schedule
+    # follows the share that is used, so that recipes of equal cost compare.  A run with a budget
+    # does not repeat bit for bit: the clock decides how many steps it has.
+    cpu_budget_s: float = 2400.0
+    batch_size: int = 8
+    images_per_epoch: int = 0  # 0: every training example once
+    precision: str = "auto"  # auto, float32, bfloat16, float16
+    seed: int = 0
+    validate_every_epochs: int = 5  # where there are validation patients; the last one always is
+    jit_compile: bool = False  # XLA; pays on GPU and TPU
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """From a network's logits to a volume's mask."""
+
+    batch_size: int = 8
+    flips: bool = True  # mean of the probabilities of the slice and its three mirror images
+    tumour_bias: float = 0.0  # added to the tumour's logit of three; 0: the likeliest class
+    threshold: float = 0.5  # of a binary head's probability
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """What is done to a volume's mask, in this order; each can be left out."""
+
+    closing_mm: float = 0.0  # radius, per slice, of liver and tumour (P5, 3.6); 0: off
+    fill_holes: bool = False  # per slice, of liver and tumour (P3, 2.6)
+    largest_liver: bool = True  # other pieces of liver become background
+    tumour_inside_liver: bool = True  # tumours that touch no liver become background
+    min_lesion_mm3: float = 0.0  # smaller tumours become liver; 0: off
+
+
+SEGMENTATION_DATA = SegmentationDataConfig(
+    name="liver_phantom",  # what is always at hand
+    config="",
+    sampling="lesion",
+    image_size_px=384,  # 480 mm: the widest slice of the shared scans, 462 mm
+    pixel_mm=1.25,
+    slices=5,
+    window_hu=(-100.0, 200.0),
+    rotation_deg=20.0,
+    reverse_slices=True,
+    crop_on_liver=0.8,
+)
+SEGMENTATION_AUGMENT = AugmentConfig(crop_size_px=192, scale=(0.77, 1.3))
+SEGMENTATION_OPTIMIZER = OptimizerConfig(
+    learning_rate=2e-3, warmup_fraction=0.05, ema_momentum=0.99
+)
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe:
+    """What runs of all segmentation networks have; each network's recipe says which `model`."""
+
+    name: str = "default"
+    data: SegmentationDataConfig = SEGMENTATION_DATA
+    augment: AugmentConfig = SEGMENTATION_AUGMENT
+    model: UNetConfig | SegNetConfig | ResNet50UNetConfig = field(default_factory=UNetConfig)
+    loss: SegmentationLossConfig = field(default_factory=SegmentationLossConfig)
+    optimizer: OptimizerConfig = SEGMENTATION_OPTIMIZER
+    train: SegmentationTrainConfig = field(default_factory=SegmentationTrainConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+
+
+@dataclass(frozen=True)
+class UNetRecipe(SegmentationRecipe):
+    """One run of P4's and P5's U-Net."""
+
+    model: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            in_channels=5, base_channels=16, max_channels=256, upsampling="nearest"
+        )
+    )
+
+
+@dataclass(frozen=True)
+class SegNetRecipe(SegmentationRecipe):
+    """One run of P4's SegNet."""
+
+    model: SegNetConfig = field(
+        default_factory=lambda: SegNetConfig(in_channels=5, channels=(32, 64, 128, 128, 128))
+    )
+
+
+@dataclass(frozen=True)
+class ResNet50UNetRecipe(SegmentationRecipe):
+    """One run of P5's U-Net on ResNet50."""
+
+    data: SegmentationDataConfig = field(  # ImageNet has three colours
+        default_factory=lambda: replace(SEGMENTATION_DATA, slices=3)
+    )
+    model: ResNet50UNetConfig = field(
+        default_factory=lambda: ResNet50UNetConfig(weights="imagenet")
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 _SIZE_MULTIPLE_PX = 32  # the stride of a ResNet's last map: other sizes cut its cells
 _MAX_SEED = 2**32 - 1  # what NumPy takes
+_MAX_DEPTH = 8  # levels of a U-Net: at nine a 512 px slice would be 2 px
 _CT_RANGE_HU = (-1024.0, 3071.0)  # 12 bits, as scanners write them
 
 # What a value must be: a sentence's end, and the test.  A path that a recipe lacks is passed over,
@@ -26,6 +27,10 @@ _SHARE: Rule = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
 _PART: Rule = ("a number of 0 or more and below 1", lambda value: 0 <= value < 1)
 _SPAN: Rule = ("two numbers above 0, the lower first", lambda pair: 0 < pair[0] <= pair[1])
 _POSITIVES: Rule = ("numbers above 0, at least one", lambda row: row and min(row) > 0)
+_FIVE_WIDTHS: Rule = (
+    "five whole numbers above 0",
+    lambda row: len(row) == 5 and min(row) > 0,
+)
 RULES: dict[str, Rule] = {
     "name": (
         "letters, digits, '-', '_' and '.' (it names a folder)",
@@ -68,7 +73,7 @@ RULES: dict[str, Rule] = {
         "'none', 'imagenet' or a .npz file",
         lambda value: value in ("none", "imagenet") or value.endswith(".npz"),
     ),
-    "model.input_scaling": _one_of("unit", "imagenet_caffe", "imagenet_torch"),
+    "model.input_scaling": _one_of("unit", "none", "imagenet_caffe", "imagenet_torch"),
     "model.num_classes": _COUNT,
     "model.extra_channels": ("whole numbers above 0", lambda row: min(row, default=1) > 0),
     "model.top_down_channels": _NOT_NEGATIVE,
@@ -81,17 +86,48 @@ RULES: dict[str, Rule] = {
     "model.anchors.size_factor": _POSITIVE,
     "model.anchors.scales": _POSITIVES,
     "model.anchors.ratios": _POSITIVES,
+    "model.in_channels": _COUNT,
+    "model.head": _one_of("binary", "three_class"),
+    "model.base_channels": _COUNT,
+    "model.max_channels": _COUNT,
+    "model.depth": (
+        f"a whole number from 2 to {_MAX_DEPTH}",
+        lambda value: 2 <= value <= _MAX_DEPTH,
+    ),
+    "model.norm": _one_of("none", "batch", "instance", "group"),
+    "model.dropout": _PART,
+    "model.upsampling": _one_of("transpose", "nearest", "bilinear"),
+    "model.deep_supervision": _NOT_NEGATIVE,
+    "model.channels": _FIVE_WIDTHS,
+    "model.decoder_channels": _FIVE_WIDTHS,
     "loss.negatives_per_positive": _NOT_NEGATIVE,
     "loss.box_weight": _NOT_NEGATIVE,
     "loss.smooth_l1_beta": _POSITIVE,
-    "optimizer.name": _one_of("adamw", "sgd"),
+    "loss.target": _one_of("tumour", "liver"),
+    "loss.dice_weight": _NOT_NEGATIVE,
+    "loss.tversky_weight": _NOT_NEGATIVE,
+    "loss.cross_entropy_weight": _NOT_NEGATIVE,
+    "loss.focal_weight": _NOT_NEGATIVE,
+    "loss.tversky_alpha": _NOT_NEGATIVE,
+    "loss.tversky_beta": _NOT_NEGATIVE,
+    "loss.tversky_exponent": _POSITIVE,
+    "loss.focal_gamma": _NOT_NEGATIVE,
+    "loss.class_weights": ("numbers above 0, or nothing", lambda row: min(row, default=1) > 0),
+    "loss.reduction": _one_of("batch", "image"),
+    "loss.overlap_of": _one_of("classes", "regions"),
+    "loss.smooth_px": _POSITIVE,
+    "optimizer.name": _one_of("adamw", "adam", "sgd"),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.momentum": _PART,
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.clip_norm": _NOT_NEGATIVE,
-    "optimizer.schedule": _one_of("constant", "cosine"),
+    "optimizer.schedule": _one_of("constant", "cosine", "plateau"),
     "optimizer.warmup_fraction": _PART,
+    "optimizer.plateau_factor": ("a number above 0 and below 1", lambda value: 0 < value < 1),
+    "optimizer.plateau_patience_epochs": _COUNT,
+    "optimizer.ema_momentum": _PART,
     "train.epochs": _COUNT,
+    "train.cpu_budget_s": _NOT_NEGATIVE,
     "train.batch_size": _COUNT,
     "train.images_per_epoch": _NOT_NEGATIVE,
     "train.precision": _one_of("auto", "float32", "bfloat16", "float16"),
@@ -104,6 +140,26 @@ RULES: dict[str, Rule] = {
     "decode.iou_threshold": _SHARE,
     "decode.candidates": _COUNT,
     "decode.max_detections": _COUNT,
+    "inference.batch_size": _COUNT,
+    "inference.threshold": _PART,
+    "postprocess.closing_mm": _NOT_NEGATIVE,
+    "postprocess.min_lesion_mm3": _NOT_NEGATIVE,
+}
+# Where a part of a recipe has rules of its own for a name that others have too: class, field, rule.
+PART_RULES: dict[str, dict[str, Rule]] = {
+    "SegmentationTrainConfig": {"epochs": _NOT_NEGATIVE},
+    "SegmentationDataConfig": {
+        "protocol": _one_of("patient", "given", "volume", "p3", "p5"),
+        "sampling": _one_of("all", "p3", "lesion"),
+        "normalisation": _one_of("window", "standardise"),
+        "held_out_fraction": ("a number above 0 and below 1", lambda value: 0 < value < 1),
+        "lesion_share": _PART,
+        "image_size_px": _COUNT,  # each network says what it divides by
+        "pixel_mm": _NOT_NEGATIVE,
+        "slices": ("1, 3 or 5", lambda value: value in (1, 3, 5)),
+        "rotation_deg": ("a number from 0 to 180", lambda value: 0 <= value <= 180),
+        "crop_on_liver": _SHARE,
+    },
 }
 # (this path, must not exceed that path)
 ORDERED = (

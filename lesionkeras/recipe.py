@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lesionkeras.errors import RecipeError
-from lesionkeras.limits import ORDERED, RULES
+from lesionkeras.limits import ORDERED, PART_RULES, RULES
 
 Recipe = TypeVar("Recipe")
 
@@ -101,7 +101,12 @@ def check_recipe(recipe: Any) -> None:
         RecipeError: The first value that is out of range or an unknown name.
     """
     values = flatten(recipe)
-    for path, (wanted, is_good) in RULES.items():
+    own = {
+        f"{part.name}.{name}": rule
+        for part in dataclasses.fields(recipe)
+        for name, rule in PART_RULES.get(type(getattr(recipe, part.name)).__name__, {}).items()
+    }
+    for path, (wanted, is_good) in {**RULES, **own}.items():
         if path in values and not is_good(values[path]):
             value = values[path]
             known = re.findall("'([^']+)'", wanted) if isinstance(value, str) else []

@@ -4,9 +4,16 @@ import math
 
 import pytest
 
-from lesionkeras.config import AnchorConfig, SSDRecipe
+from lesionkeras import config
+from lesionkeras.config import (
+    AnchorConfig,
+    ResNet50UNetRecipe,
+    SegNetRecipe,
+    SSDRecipe,
+    UNetRecipe,
+)
 from lesionkeras.errors import RecipeError
-from lesionkeras.limits import ORDERED, RULES
+from lesionkeras.limits import ORDERED, PART_RULES, RULES
 from lesionkeras.recipe import (
     check_recipe,
     diff,
@@ -171,7 +178,7 @@ def test_values_out_of_range(path, text, message):
     ("path", "text", "nearest"),
     [
         ("model.backbone", "resnet43", "resnet34"),
-        ("optimizer.name", "adam", "adamw"),
+        ("optimizer.name", "adamww", "adamw"),
         ("optimizer.schedule", "cos", "cosine"),
         ("train.precision", "float61", "float16"),
         ("data.protocol", "patients", "patient"),
@@ -193,10 +200,27 @@ def test_a_name_must_fit_a_folder(name):
 
 
 def test_the_default_passes_and_every_rule_belongs_to_a_field():
-    check_recipe(SSDRecipe())
-    known = set(flatten(SSDRecipe()))
+    recipes = [recipe() for recipe in (SSDRecipe, UNetRecipe, SegNetRecipe, ResNet50UNetRecipe)]
+    known = set().union(*map(flatten, recipes))
+    for recipe in recipes:
+        check_recipe(recipe)
     assert set(RULES) <= known
     assert {path for pair in ORDERED for path in pair} <= known
+    for part, rules in PART_RULES.items():
+        assert set(rules) <= {field.name for field in dataclasses.fields(getattr(config, part))}
+
+
+def test_a_part_may_have_rules_of_its_own():
+    assert override(UNetRecipe(), {"data.protocol": "p5"}).data.protocol == "p5"
+    assert override(UNetRecipe(), {"train.epochs": 0}).train.epochs == 0
+    for recipe, path, text in (
+        (UNetRecipe(), "data.protocol", "paper"),
+        (SSDRecipe(), "data.protocol", "p5"),
+        (UNetRecipe(), "data.slices", "4"),
+        (SSDRecipe(), "train.epochs", "0"),
+    ):
+        with pytest.raises(RecipeError, match=path):
+            override(recipe, {path: text})
 
 
 def test_rules_of_parts_that_a_recipe_lacks_are_passed_over():

@@ -18,11 +18,14 @@ CLIP_HU = (-160, 240)  # P3's window, which copies of LiTS are clipped to
 BODY_HU = -140  # fat is -120 to -80, air -1000 or what it was clipped to
 BONE_HU = 150  # spongy bone of the spine has 150 to 300
 # Of the seven shared scans in all eight flips: spread 14 to 33 where the mask fits, 43 and more
-# where not; sides .138 to .24, .189 to .27, .149 to .244.
+# where not; sides .264 to .343, .143 to .27, .149 to .244.
 CLEARLY_BETTER = 0.75
 MOST_SPREAD_HU = 45.0
 LIVER_MEDIAN_HU = (20.0, 220.0)  # fatty without contrast, to enhanced
 LEAST_SIDES = (0.05, 0.08, 0.05)
+# Of a slice's body: the seven scans have up to .07 of gas in the bowel below the lungs, and .31 to
+# .49 of lung around the dome.  A scan that ends below the dome shows bowel alone, which is caudal.
+LEAST_LUNG_SHARE = 0.15
 NUM_SAMPLES = 32  # positions along an axis, and as many mirrored ones
 FLIPS = tuple(axes for count in range(4) for axes in combinations(range(3), count))
 AXIS_NAMES = ("cranial and caudal", "dorsal and ventral", "left and right")  # canonical z, y, x
@@ -117,10 +120,11 @@ def measure_sides(image_hu: np.ndarray, mask: np.ndarray) -> tuple[float, float,
         mask: The same shape; all that is not 0 is liver.
 
     Returns:
-        Along z: air inside the body against the liver, positive cranial; y: bone that goes through
-        most slices, which is the spine, against the body's middle, positive dorsal; x: the body's
-        middle against the liver, positive left.  As shares of the body's extent, all positive in a
-        patient as most are; 0 where there is no such landmark.
+        Along z: the lungs, which are air that fills much of a slice, against the liver, positive
+        cranial; y: bone that goes through most slices, which is the spine, against the body's
+        middle, positive dorsal; x: the body's middle against the liver, positive left.  As shares
+        of the body's extent, all positive in a patient as most are; 0 where there is no such
+        landmark.
     """
     is_here = (mask != 0).any(axis=(1, 2))
     image_hu, liver = image_hu[is_here], mask[is_here] != 0
@@ -129,7 +133,7 @@ def measure_sides(image_hu: np.ndarray, mask: np.ndarray) -> tuple[float, float,
     bone = filled & ~liver & (image_hu > BONE_HU)
     spine = np.broadcast_to(bone.mean(axis=0) > 0.5, bone.shape)
     return (
-        _compare(filled & ~body, liver, filled, 0),
+        _compare(_find_lungs(filled, body), liver, filled, 0),
         _compare(spine, filled, filled, 1),
         _compare(filled, liver, filled, 2),
     )
@@ -160,6 +164,13 @@ def _fill_outline(plane: np.ndarray) -> np.ndarray:
     if contours:
         cv2.drawContours(filled, [max(contours, key=cv2.contourArea)], 0, 1, cv2.FILLED)
     return filled.astype(bool)
+
+
+def _find_lungs(filled: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Return the air inside the body, in slices where it is too much for the bowel's."""
+    air = filled & ~body
+    is_much = air.sum(axis=(1, 2)) >= LEAST_LUNG_SHARE * np.maximum(filled.sum(axis=(1, 2)), 1)
+    return air & is_much[:, None, None]
 
 
 def _compare(part: np.ndarray, other: np.ndarray, body: np.ndarray, axis: int) -> float:

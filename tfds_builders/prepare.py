@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lesionkeras.errors import DataError
 from tfds_builders.progress import silenced
+from tfds_builders.raw_files import read_status
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -134,6 +135,9 @@ def compute_fingerprint(builder_class: Any, name: str, config: str, raw: RawInde
 
     Returns:
         12 hexadecimal digits.
+
+    Raises:
+        DataError: A raw file cannot be found.
     """
     digest = hashlib.sha256(f"{name}\n{config}\n{builder_class.VERSION}\n".encode())
     package = Path(__file__).parent
@@ -145,7 +149,7 @@ def compute_fingerprint(builder_class: Any, name: str, config: str, raw: RawInde
     if raw:
         for path in raw.files:
             relative = path.relative_to(raw.root).as_posix()
-            digest.update(f"{relative} {path.stat().st_size}\n".encode())
+            digest.update(f"{relative} {read_status(path).st_size}\n".encode())
     return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 

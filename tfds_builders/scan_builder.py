@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 import tensorflow_datasets as tfds
 
 from tfds_builders.progress import make_progress
+from tfds_builders.raw_files import read_status
 from tfds_builders.segmentation import (
     CONFIGS,
     SPLIT_FRACTIONS,
@@ -71,6 +72,7 @@ class RawScans:
         read: Reads one; raises CtError.
         describe: A scan to what comparing patients needs.
         name_patients: (case, what was kept of it) pairs to the patient of each case's name.
+        tables: Files whose content decides what is prepared.
     """
 
     root: Path
@@ -80,6 +82,7 @@ class RawScans:
     read: ReadCase
     describe: Callable[[Scan], Any]
     name_patients: Callable[[Sequence[tuple[Any, Any]]], Mapping[str, str]]
+    tables: tuple[Path, ...] = ()
 
     @property
     def files(self) -> list[Path]:
@@ -88,18 +91,14 @@ class RawScans:
             {file for case in self.cases for path in case.files for file in list_files(path)}
         )
 
-    @property
-    def tables(self) -> list[Path]:
-        """Files whose content decides what is prepared: none."""
-        return []
-
     def survey(self) -> dict[str, Surveyed]:
         """Read and check every scan; once a process while the files stay the same.
 
         Raises:
             CtError: Of the first scan that is wrong.
         """
-        stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files)
+        found = ((file, read_status(file)) for file in self.files)
+        stamps = tuple((str(file), status.st_size, status.st_mtime_ns) for file, status in found)
         return _survey(self.cases, self.read, self.describe, stamps)
 
     def check(self) -> None:

@@ -32,6 +32,8 @@ SLICE_FEATURES: dict[str, Any] = {
     "liver_px": np.int32,
     "lesion_px": np.int32,
     "corrections": tfds.features.Text(),
+    "affine": tfds.features.Tensor(shape=(4, 4), dtype=np.float64),
+    "source_code": tfds.features.Text(),
 }
 
 
@@ -59,10 +61,12 @@ def slice_features() -> tfds.features.FeaturesDict:
 
     `volume` names the scan, `slice` counts from caudal, of `num_slices`; `liver_px` (lesions
     included) and `lesion_px` count pixels of the mask, so that sampling need not decode it;
-    `corrections` says what was changed on reading, clauses with "; " between.
+    `corrections` says what was changed on reading, clauses with "; " between; `affine` takes the
+    scan's (z, y, x, 1) to LPS mm, and `source_code` is the orientation of its file with the axes in
+    NIfTI's order, so that masks can be written back to where they belong.
 
     >>> sorted(set(slice_features()) - set(detection_features()))
-    ['corrections', 'lesion_px', 'liver_px', 'num_slices', 'volume']
+    ['affine', 'corrections', 'lesion_px', 'liver_px', 'num_slices', 'source_code', 'volume']
     """
     return detection_features(SLICE_FEATURES)
 
@@ -179,7 +183,7 @@ def _make_slice_example(
 ) -> dict[str, Any]:
     height, width = mask.shape
     previous, key, following = pngs
-    spacing_mm = scan.image.spacing_mm
+    spacing_mm, source = scan.image.spacing_mm, scan.image.source
     is_lesion = mask == LESION
     liver_px, lesion_px = int(np.count_nonzero(mask)), int(np.count_nonzero(is_lesion))
     boxes = find_boxes(is_lesion, spacing_mm[1:], MIN_BOX_MM) if lesion_px else ()
@@ -201,6 +205,8 @@ def _make_slice_example(
         "liver_px": liver_px,
         "lesion_px": lesion_px,
         "corrections": "; ".join(scan.corrections),
+        "affine": scan.image.affine,
+        "source_code": source.code if source.kind == "nifti" else source.code[::-1],
     }
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lesionkeras.ct.verification import Finding, Item, ItemResult, RawVerifier, to_finding
@@ -107,7 +107,10 @@ def _check(verifier: RawVerifier, item: Item) -> ItemResult:
     try:
         return verifier.check_item(item)
     except DataError as error:
-        return ItemResult((to_finding(error, item.name),))
+        finding = to_finding(error, item.name)
+        # Where the data lie is no part of a report that goes to others.
+        text = finding.text.replace(f"{verifier.root}{os.sep}", "")
+        return ItemResult((replace(finding, text=text),))
 
 
 def _make_key(root: Path, item: Item) -> str:

@@ -43,16 +43,20 @@ class ScanVerifier:
 
     @property
     def items(self) -> Sequence[Item]:
-        """Every scan with its files."""
+        """Every scan with its files, and the tables that say what is in them."""
         return [
-            Item(case.name, tuple(file for path in case.files for file in list_files(path)))
+            Item(
+                case.name,
+                (*(file for path in case.files for file in list_files(path)), *self.raw.tables),
+            )
             for case in self.raw.cases
         ]
 
     @property
     def prepared_bytes(self) -> int:
         """From the size of the files: `.nii.gz` and DICOM archives hold about half of it."""
-        return 4 * sum(path.stat().st_size for path in self.raw.files)
+        # A link to nothing is its case's error.
+        return 4 * sum(path.stat().st_size for path in self.raw.files if path.is_file())
 
     def check_item(self, item: Item) -> ItemResult:
         """Read a scan as the builder would, and look at what came out."""

@@ -22,6 +22,7 @@ FIRST_DATA_BYTE = {1: 352, 2: 544}  # the header, and four bytes that say whethe
 MOST_OFFSET_BYTES = 2**26  # extensions hold text; 64 MiB of it is no header
 MOST_VOXELS = 2**31  # of one volume: 4 GiB as int16
 MOST_SIDE = 2**15 - 1  # of an axis: NIfTI-1 cannot say more, and no scanner has it
+VOXEL_MM = (1e-3, 100.0)  # as of DICOM; a voxel in metres has .0007
 SFORM_QFORM_MM = 0.1  # float32 moves a corner by less than .01 mm; a voxel is larger than .3 mm
 CHANGE_BOTH = "set one of the two to the true affine and the code of the other to 0"
 COPY_AGAIN = "copy or convert the file from its source again"
@@ -280,6 +281,31 @@ def measure_apart_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...])
         return float(np.linalg.norm(((one - other) @ corners.T)[:3], axis=0).max())
 
 
+def _check_voxel(affine: np.ndarray, where: str) -> None:
+    """Refuse voxels of a size that only another unit than mm explains."""
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if sides.min() < VOXEL_MM[0] or sides.max() > VOXEL_MM[1]:
+        raise CtError(
+            "no-geometry",
+            "A voxel size is impossible in millimetres",
+            where=where,
+            found=" x ".join(f"{side:g}" for side in sides) + " mm",
+            wanted=f"{VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm",
+            next_step="convert the affine to millimetres and set xyzt_units to 2",
+        )
+
+
+def _is_identity(affine: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Return whether an affine is RAS' identity, or LPS' (ITK writes it where it knows nothing).
+
+    Tools that turn such a file permute its axes, flip them and move the origin to the last voxel.
+    """
+    axes, origin = abs(affine[:3, :3]), abs(affine[:3, 3])
+    is_turned = np.isin(axes, (0, 1)).all() and all((axes.sum(axis=a) == 1).all() for a in (0, 1))
+    ends = axes @ (np.array(shape[:3]) - 1)
+    return bool(is_turned and ((origin == 0) | (origin == ends)).all())
+
+
 def find_affine(header: NiftiHeader, where: str) -> np.ndarray:
     """Return where a header lays its voxels in the patient.
 
@@ -314,13 +340,14 @@ def find_affine(header: NiftiHeader, where: str) -> np.ndarray:
                 wanted=f"at most {SFORM_QFORM_MM} mm",
                 next_step=CHANGE_BOTH,
             )
-    # RAS' identity, or LPS' (ITK writes it where it knows nothing), up to the signs of axes.
-    if np.array_equal(abs(affine), np.eye(4)):
+    _check_voxel(affine, where)
+    if _is_identity(affine, header.shape):
+        place = "the last voxel" if affine[:3, 3].any() else "0"
         raise CtError(
             "identity-affine",
             "An affine is the identity, so that millimetres are unknown",
             where=where,
-            found="1 mm along each axis and the origin at 0",
+            found=f"1 mm along each axis and the origin at {place}",
             next_step="convert the scan again from its source, or set its true affine",
         )
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

@@ -61,12 +61,16 @@ def _list_cases(folder: Path, kind: str) -> dict[str, list[Path]]:
     names = IMAGE_FOLDERS if kind == "image" else MASK_FOLDERS
     named = [folder / name for name in names if (folder / name).is_dir()]
     plain = not named and folder.name not in IMAGE_FOLDERS
+    root = folder.parent if folder.name in IMAGE_FOLDERS else folder
+    masks = {ENDING.sub("", p.name) for each in MASK_FOLDERS for p in (root / each).glob("*.nii*")}
     cases: dict[str, list[Path]] = {}
     for place in named or [folder]:
         for path in sorted(place.iterdir()):
             name = ENDING.sub("", path.name)
             if name != path.name and not name.startswith("."):  # macOS leaves ._ files
-                case = name if plain or kind == "mask" else CHANNEL.sub("", name)
+                # Masks tell case_0001 from the second channel of a case.
+                is_whole = plain or kind == "mask" or name in masks
+                case = name if is_whole else CHANNEL.sub("", name)
                 cases.setdefault(case, []).append(path)
     if plain and cases and any(_is_dicom(path) for path in folder.iterdir()):
         cases["a DICOM series"] = [folder]

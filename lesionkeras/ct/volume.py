@@ -89,6 +89,18 @@ def check_affine(affine: np.ndarray, where: str) -> None:
         )
 
 
+def make_affine(spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Return the affine of a canonical volume that begins at the origin: z is S, y is P, x is L.
+
+    >>> make_affine((5.0, 0.7, 0.8))[:3].tolist()
+    [[0.0, 0.0, 0.8, 0.0], [0.0, 0.7, 0.0, 0.0], [5.0, 0.0, 0.0, 0.0]]
+    """
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2] = spacing_mm
+    affine[3, 3] = 1.0
+    return affine
+
+
 def to_canonical(
     array: np.ndarray,
     affine: np.ndarray,

@@ -10,7 +10,7 @@ from lesionkeras.data.splits import hold_out_patients
 from lesionkeras.errors import DataError
 
 PROTOCOLS = ("patient", "given", "volume", "p3", "p5")
-SAMPLINGS = ("all", "p3")
+SAMPLINGS = ("all", "p3", "lesion")
 P3_STUDIES = (118, 13)  # trained on, held out
 P3_SLICES = 4401  # of each kind
 LEAK_WARNINGS = {
@@ -189,3 +189,25 @@ def sample_as_p3(
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(kind, count, replace=False) for kind in (both, neither)]
     return np.sort(np.concatenate(drawn))
+
+
+def repeat_lesions(has_lesion: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Repeat slices with a lesion until they are a share of all.
+
+    Args:
+        has_lesion: bool [N].
+        share: Of the slices that are returned, 0 up to but not 1; never fewer than there are.
+        seed: Which ones are repeated once more than the others.
+
+    Returns:
+        int64 indices, ascending, with repetitions; all of them where no slice or each has a lesion.
+
+    >>> repeat_lesions(np.bool_([0, 0, 0, 1, 0]), 0.5, seed=0).tolist()
+    [0, 1, 2, 3, 3, 3, 3, 4]
+    """
+    lesion, other = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
+    if not len(lesion):
+        return other
+    wanted = max(round(share / (1 - share) * len(other)), len(lesion))
+    order = np.random.default_rng(seed).permutation(lesion)
+    return np.sort(np.concatenate([other, np.resize(order, wanted)]))

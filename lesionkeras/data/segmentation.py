@@ -6,7 +6,6 @@ go through one view: the image bilinearly, the mask by the nearest pixel.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,23 +14,26 @@ import numpy as np
 import tensorflow as tf
 
 from lesionkeras.config import AugmentConfig, SegmentationDataConfig
-from lesionkeras.ct.window import standardise_graph, window_graph
-from lesionkeras.data.augment import change_intensity, view_side_px
+from lesionkeras.ct.window import standardise_graph
+from lesionkeras.data.augment_mask import augment_with_mask
+from lesionkeras.data.loading import empty_aligned, make_window_table, window_into
 from lesionkeras.data.sampling import (
     PROTOCOLS,
     SAMPLINGS,
     describe_leak,
     divide_slices,
     hold_out_named,
+    repeat_lesions,
     sample_as_p3,
 )
-from lesionkeras.data.slices import LESION, PreparedSlices, join_slices, prepare_slices
+from lesionkeras.data.slices import PreparedSlices, join_slices, prepare_slices
 from lesionkeras.data.splits import check_disjoint
 from lesionkeras.data.streams import choose_row, make_key, make_numbers
 from lesionkeras.errors import RecipeError
 
 NORMALISATIONS = ("window", "standardise")
-NUM_SLICES = (1, 3)
+NUM_SLICES = (1, 3, 5)
+LEAKING = ("volume", "p5")  # protocols that divide otherwise than by patient
 AUGMENT_MODES = ("none", "online")
 
 
@@ -41,7 +43,7 @@ class SegmentationSplit:
 
     Attributes:
         slices: At the network's size.
-        rows: int64 [n], rows of `slices`.
+        rows: int64 [n], rows of `slices`; a row that stands twice is seen twice a pass.
     """
 
     slices: PreparedSlices
@@ -61,23 +63,30 @@ class SegmentationSplit:
         return [self.slices.volumes[i] for i in self.rows]
 
     def describe(self) -> dict[str, int]:
-        """Return how many examples, volumes and patients there are, and slices with what."""
+        """Return how many slices, volumes and patients there are, and slices with what."""
+        rows = np.unique(self.rows)
         return {
-            "slices": len(self.rows),
+            "slices": len(rows),
             "volumes": len(set(self.volumes)),
             "patients": len(set(self.patients)),
-            "with_liver": int(self.slices.has_liver[self.rows].sum()),
-            "with_lesion": int(self.slices.has_lesion[self.rows].sum()),
+            "with_liver": int(self.slices.has_liver[rows].sum()),
+            "with_lesion": int(self.slices.has_lesion[rows].sum()),
         }
 
 
 @dataclass(frozen=True)
 class SegmentationSplits:
-    """What a run trains on, and what is held out."""
+    """What a run trains on, what it may choose an epoch on, and what it is measured on once."""
 
     train: SegmentationSplit
     test: SegmentationSplit
     warning: str = ""  # not empty where the split leaks
+    validation: SegmentationSplit | None = None
+
+    def describe(self) -> dict[str, dict[str, int]]:
+        """Return the counts of each split by its name."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part.describe() for name, part in parts.items() if part}
 
 
 def check_segmentation_data(data: SegmentationDataConfig) -> None:
@@ -119,8 +128,8 @@ def open_segmentation_splits(
         progress: Called with slices done and slices in all while a cache is made.
 
     Returns:
-        Train and test; only the first is sampled.  Not every protocol keeps patients apart: those
-        that do not have a warning.
+        Train, test and, where asked for, validation; only the first is sampled.  Not every protocol
+        keeps patients apart: those that do not have a warning.
 
     Raises:
         RecipeError: A word of the config is unknown.
@@ -148,9 +157,24 @@ def open_segmentation_splits(
         check_disjoint(
             {"train": [trained.patients[i] for i in kept], "test": test.patients},
         )
+    kept, validation = _take_validation(trained, kept, data, seed)
     if data.sampling == "p3":
         kept = kept[sample_as_p3(trained.has_liver[kept], trained.has_lesion[kept], seed)]
-    return SegmentationSplits(SegmentationSplit(trained, kept), test, warning)
+    elif data.sampling == "lesion":
+        kept = kept[repeat_lesions(trained.has_lesion[kept], data.lesion_share, seed)]
+    return SegmentationSplits(SegmentationSplit(trained, kept), test, warning, validation)
+
+
+def _take_validation(
+    slices: PreparedSlices, kept: np.ndarray, data: SegmentationDataConfig, seed: int
+) -> tuple[np.ndarray, SegmentationSplit | None]:
+    """Divide what is kept once more, as the protocol does."""
+    if not data.validation_fraction:
+        return kept, None
+    patients, volumes = ([names[i] for i in kept] for names in (slices.patients, slices.volumes))
+    protocol = data.protocol if data.protocol in LEAKING else "patient"
+    trained, held = divide_slices(patients, volumes, protocol, data.validation_fraction, seed)
+    return kept[trained], SegmentationSplit(slices, kept[held])
 
 
 def _list_splits(builder: Any) -> list[str]:
@@ -204,7 +228,11 @@ def make_segmentation_train(
     def load(number: Any) -> tuple[Any, Any]:
         image_unit, mask = read(rows[choose_row(number, len(split.rows), seed)])
         key = make_key(seed, tf.stack([number, 0]))
-        image_unit, mask = augment_with_mask(image_unit, mask, augment, data.rotation_deg, key)
+        views = (data.rotation_deg, key, data.crop_on_liver)
+        image_unit, mask = augment_with_mask(image_unit, mask, augment, *views)
+        if data.reverse_slices and augment.mode != "none":
+            turned = tf.random.stateless_uniform((), seed=tf.random.fold_in(key, 9)) < 0.5
+            image_unit = tf.where(turned, image_unit[..., ::-1], image_unit)
         return _normalise(image_unit, data), mask
 
     stream = make_numbers(first_example)
@@ -237,122 +265,22 @@ def make_segmentation_eval(
 
 def _make_reader(slices: PreparedSlices, data: SegmentationDataConfig) -> Any:
     """A graph function from a row to its windowed pixels and its mask."""
-    side = slices.side_px
+    side, table = slices.side_px, make_window_table(data.window_hu)
 
     def read_row(row: int) -> tuple[np.ndarray, np.ndarray]:
-        return slices.read_image(row, data.slices), slices.masks[row]
+        image_unit = empty_aligned((side, side, data.slices))
+        window_into(slices.read_image(row, data.slices), table, image_unit)
+        return image_unit, slices.masks[row]
 
     def read(row: Any) -> tuple[Any, Any]:
-        image_hu, mask = tf.numpy_function(read_row, [row], [tf.int16, tf.uint8])
-        image_hu = tf.ensure_shape(image_hu, (side, side, data.slices))
-        return window_graph(image_hu, data.window_hu), tf.ensure_shape(mask, (side, side))
+        # stateful, it would make op determinism run the stream's map on one thread
+        types = [tf.float32, tf.uint8]
+        image_unit, mask = tf.numpy_function(read_row, [row], types, stateful=False)
+        image_unit = tf.ensure_shape(image_unit, (side, side, data.slices))
+        return image_unit, tf.ensure_shape(mask, (side, side))
 
     return read
 
 
 def _normalise(image_unit: Any, data: SegmentationDataConfig) -> Any:
     return standardise_graph(image_unit) if data.normalisation == "standardise" else image_unit
-
-
-def _uniform(key: Any, number: int, shape: tuple[int, ...] = ()) -> Any:
-    """Uniform 0..1 from the key; another number gives other draws."""
-    return tf.random.stateless_uniform(shape, seed=tf.random.fold_in(key, number))
-
-
-def _choose_centre(mask: Any, extent: Any, config: AugmentConfig, key: Any) -> Any:
-    """Centre (y, x) px of a crop of `extent` px: on a lesion pixel, or anywhere."""
-    side = mask.shape[0]
-    is_lesion = tf.reshape(mask == LESION, [-1])
-    draws = _uniform(key, 20, (side * side,))
-    pixel = tf.argmax(tf.where(is_lesion, draws, -1.0), output_type=tf.int32)  # at random
-    on_lesion = tf.cast(tf.stack([pixel // side, pixel % side]), tf.float32) + 0.5
-    on_lesion += (extent / 2) * (2.0 * _uniform(key, 21, (2,)) - 1.0)  # anywhere in the crop
-    anywhere = extent / 2 + (side - extent) * _uniform(key, 22, (2,))
-    wanted = _uniform(key, 23) < config.crop_on_lesion_probability
-    centre = tf.where(tf.reduce_any(is_lesion) & wanted, on_lesion, anywhere)
-    inside = tf.clip_by_value(centre, extent / 2, side - extent / 2)
-    return tf.where(extent < side, inside, side / 2)
-
-
-def draw_mask_view(
-    mask: Any, config: AugmentConfig, rotation_deg: float, key: Any
-) -> tuple[Any, Any]:
-    """Draw the affine view of an image and its mask: flips, rotation, zoom, shift or crop.
-
-    Args:
-        mask: uint8 [S, S].
-        config: Magnitudes; without a crop the view is shifted by `translate_fraction`.
-        rotation_deg: Uniform in +-.
-        key: int32 [2] seed.
-
-    Returns:
-        float32 [2, 2] matrix and float32 [2] shift (y, x): source px = matrix @ view px + shift.
-    """
-    side, out_px = mask.shape[0], view_side_px(mask.shape[0], config)
-    low, high = config.scale
-    zoom = low * tf.pow(high / low, _uniform(key, 5))
-    flips = tf.constant([float(config.flip_up_down), float(config.flip_left_right)])
-    sign = tf.where(_uniform(key, 7, (2,)) < 0.5 * flips, -1.0, 1.0)
-    angle = rotation_deg * math.pi / 180 * (2.0 * _uniform(key, 8) - 1.0)
-    turn = tf.stack([[tf.cos(angle), -tf.sin(angle)], [tf.sin(angle), tf.cos(angle)]])
-    matrix = turn * sign[None] / zoom
-    if out_px < side:
-        centre = _choose_centre(mask, out_px / zoom, config, key)
-    else:
-        moved = config.translate_fraction * (2.0 * _uniform(key, 6, (2,)) - 1.0)
-        centre = side * (0.5 + moved)
-    shift = centre - tf.linalg.matvec(matrix, tf.fill([2], out_px / 2))
-    unturned = (zoom == 1.0) & (angle == 0.0)  # whole pixels stay as they are
-    return matrix, tf.where(unturned, tf.round(shift), shift)
-
-
-def apply_view(image: Any, matrix: Any, shift: Any, out_px: int, interpolation: str) -> Any:
-    """Resample an image or a mask; outside it is 0.
-
-    Args:
-        image: float32 [H, W, C] or uint8 [H, W, C].
-        matrix: float32 [2, 2], as `draw_mask_view` gives it.
-        shift: float32 [2] y, x.
-        out_px: Side of the result.
-        interpolation: "BILINEAR" or "NEAREST".
-
-    Returns:
-        [out_px, out_px, C] of the same type.
-    """
-    # the op counts pixel centres from 0, the view pixel edges: hence the half pixels
-    offset = tf.linalg.matvec(matrix, tf.fill([2], 0.5)) + shift - 0.5
-    zero, (to_y, to_x) = tf.zeros([]), (matrix[0], matrix[1])
-    row = [to_x[1], to_x[0], offset[1], to_y[1], to_y[0], offset[0], zero, zero]
-    view = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=tf.stack(row)[None],
-        output_shape=[out_px, out_px],
-        fill_value=0.0,
-        interpolation=interpolation,
-        fill_mode="CONSTANT",
-    )[0]
-    return tf.ensure_shape(view, (out_px, out_px, image.shape[-1]))
-
-
-def augment_with_mask(
-    image_unit: Any, mask: Any, config: AugmentConfig, rotation_deg: float, key: Any
-) -> tuple[Any, Any]:
-    """Change an image and its mask as the key says.
-
-    Args:
-        image_unit: float32 [S, S, C], 0..1.
-        mask: uint8 [S, S].
-        config: What is changed, and how much; mode "none" or "online".
-        rotation_deg: Uniform in +-.
-        key: int32 [2] seed; the same key gives the same result.
-
-    Returns:
-        image_unit [s, s, C] and mask [s, s], s as `view_side_px` says.
-    """
-    if config.mode == "none":
-        return image_unit, mask
-    out_px = view_side_px(image_unit.shape[0], config)
-    matrix, shift = draw_mask_view(mask, config, rotation_deg, key)
-    image_unit = apply_view(image_unit, matrix, shift, out_px, "BILINEAR")
-    mask = apply_view(mask[..., None], matrix, shift, out_px, "NEAREST")[..., 0]
-    return change_intensity(image_unit, config, tf.constant(0), key), mask

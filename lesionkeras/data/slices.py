@@ -18,15 +18,31 @@ import cv2
 import numpy as np
 
 from lesionkeras.config import SegmentationDataConfig
+from lesionkeras.ct.grid import SliceGrid, find_grid, place_hu, place_mask
+from lesionkeras.ct.orientation import CANONICAL
 from lesionkeras.ct.png16 import decode_png16, to_hu
+from lesionkeras.ct.volume import make_affine
 from lesionkeras.data.cache import check_split, digest_facts, open_cache
 from lesionkeras.errors import DataError
 
-CACHE_VERSION = 1  # raise where what `prepare_slices` writes changes
+CACHE_VERSION = 2  # raise where what `prepare_slices` writes changes
 LIVER, LESION = 1, 2  # mask values; 0 is background
 THREADS = 4  # decoding; more than two cores rarely help, as the disk is one
 AHEAD = 16  # examples in work at once
-ROW_NAMES = ("neighbours", "patients", "volumes", "files", "numbers", "spacing_mm", "size_px")
+REACH = 2  # neighbours on each side of a key slice that are kept
+ROW_NAMES = (
+    "neighbours",
+    "patients",
+    "volumes",
+    "files",
+    "numbers",
+    "spacing_mm",
+    "size_px",
+    "resized_px",
+    "affines",
+    "source_codes",
+)
+TEXTS = ("patients", "volumes", "files", "source_codes")
 
 
 class Stacked:
@@ -50,6 +66,29 @@ class Stacked:
         return tuple(self.parts[0].shape[1:])
 
 
+class PackedMasks:
+    """Masks of the slices' own size, each the PNG of its record; may lie on disk (memmap).
+
+    Args:
+        parts: Bytes of the PNGs one behind the other, and where each begins, with the end.
+    """
+
+    def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        self.parts = list(parts)
+        self.firsts = np.cumsum([0, *(len(starts) - 1 for _, starts in self.parts)])
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Return one mask, uint8 [H, W]."""
+        part = int(np.searchsorted(self.firsts, row, side="right")) - 1
+        pngs, starts = self.parts[part]
+        begin, end = starts[row - self.firsts[part] :][:2]
+        mask = cv2.imdecode(np.asarray(pngs[begin:end]), cv2.IMREAD_UNCHANGED)
+        return np.asarray(mask, np.uint8)
+
+
 @dataclass(frozen=True)
 class PreparedSlices:
     """Slices of one split, or of several joined; rows belong together.
@@ -57,20 +96,25 @@ class PreparedSlices:
     Attributes:
         slices_hu: int16 [U, S, S] HU, every slice once.
         masks: uint8 [N, S, S], 0 background, 1 liver, 2 lesion, of the key slices.
-        neighbours: int64 [N, 3] rows of `slices_hu`: previous, key and next slice; a missing
-            neighbour is the key slice.
+        own_masks: N masks likewise, uint8 [H, W] of the slice's own size.
+        neighbours: int64 [N, 3 or 5] rows of `slices_hu`, from caudal, the key slice in the middle;
+            a missing neighbour is the next one to the middle.
         patients: N names; scans of one patient share one.
         volumes: N names of scans.
         files: N names of the key slices.
         numbers: int32 [N], number of the key slice in its volume.
         spacing_mm: float32 [N, 3] of a resized voxel, z, y and x.
         size_px: int32 [N, 2] of the source slice, H and W.
+        resized_px: int32 [N, 2] of the slice after the resize, before it is cropped or padded.
+        affines: float64 [N, 4, 4] of the volume, (z, y, x, 1) index to LPS mm.
+        source_codes: N orientations of the volume's file, in NIfTI's order of axes.
         has_liver: bool [N], of the mask before it was resized.
         has_lesion: bool [N], likewise.
     """
 
     slices_hu: Stacked
     masks: Stacked
+    own_masks: PackedMasks
     neighbours: np.ndarray
     patients: tuple[str, ...]
     volumes: tuple[str, ...]
@@ -78,6 +122,9 @@ class PreparedSlices:
     numbers: np.ndarray
     spacing_mm: np.ndarray
     size_px: np.ndarray
+    resized_px: np.ndarray
+    affines: np.ndarray
+    source_codes: tuple[str, ...]
     has_liver: np.ndarray
     has_lesion: np.ndarray
 
@@ -91,9 +138,22 @@ class PreparedSlices:
 
     def read_image(self, row: int, num_slices: int) -> np.ndarray:
         """Return one example's image, int16 [S, S, num_slices] HU; 1 is the key slice alone."""
+        middle, reach = self.neighbours.shape[1] // 2, num_slices // 2
+        around = self.neighbours[row, middle - reach : middle + reach + 1]
         if num_slices == 1:
-            return self.slices_hu[self.neighbours[row, 1]][..., None]
-        return cv2.merge([self.slices_hu[i] for i in self.neighbours[row]])
+            return self.slices_hu[around[0]][..., None]
+        return cv2.merge([self.slices_hu[i] for i in around])
+
+    def find_grid(self, row: int) -> SliceGrid:
+        """Return where a key slice's own pixels lie on the square."""
+        (height, width), (rows, columns) = self.size_px[row], self.resized_px[row]
+        return SliceGrid((int(height), int(width)), (int(rows), int(columns)), self.side_px)
+
+    def find_own_spacing_mm(self, row: int) -> tuple[float, float, float]:
+        """Return z, y and x of a voxel of the source."""
+        rows, columns = self.find_grid(row).scale
+        z, y, x = (float(length) for length in self.spacing_mm[row])
+        return z, y * rows, x * columns
 
 
 def join_slices(parts: Sequence[PreparedSlices]) -> PreparedSlices:
@@ -101,8 +161,9 @@ def join_slices(parts: Sequence[PreparedSlices]) -> PreparedSlices:
     columns: dict[str, Any] = {}
     for field in fields(PreparedSlices):
         values = [getattr(part, field.name) for part in parts]
-        if isinstance(values[0], Stacked):
-            columns[field.name] = Stacked([array for value in values for array in value.parts])
+        if isinstance(values[0], Stacked | PackedMasks):
+            kind = type(values[0])
+            columns[field.name] = kind([array for value in values for array in value.parts])
         elif isinstance(values[0], tuple):
             columns[field.name] = sum(values, ())
         else:
@@ -112,22 +173,14 @@ def join_slices(parts: Sequence[PreparedSlices]) -> PreparedSlices:
     return replace(PreparedSlices(**columns), neighbours=np.concatenate(moved))
 
 
-def resize_mask(mask: np.ndarray, side_px: int) -> np.ndarray:
-    """Resize a mask to a square by the nearest pixel; see `ct.window.resize_mask_graph`."""
-    from lesionkeras.ct.window import resize_mask_graph
-
-    if mask.shape == (side_px, side_px):
-        return mask
-    return resize_mask_graph(mask[..., None], (side_px, side_px)).numpy()[..., 0]
+def _find_record_grid(record: dict[str, Any], data: SegmentationDataConfig) -> SliceGrid:
+    height, width = record["size_px"].tolist()
+    _, y, x = record["spacing_mm"].tolist()
+    return find_grid((height, width), (y, x), data.image_size_px, data.pixel_mm)
 
 
-def _resize_slice(png: bytes, side_px: int, file: str) -> np.ndarray:
-    from lesionkeras.ct.window import resize_hu_graph
-
-    image_hu = to_hu(decode_png16(png, file))
-    if image_hu.shape == (side_px, side_px):
-        return image_hu
-    return resize_hu_graph(image_hu[..., None], (side_px, side_px)).numpy()[..., 0]
+def _place_slice(png: bytes, grid: SliceGrid, file: str) -> np.ndarray:
+    return place_hu(to_hu(decode_png16(png, file)), grid)
 
 
 def _read_mask(record: dict[str, Any], builder: Any) -> np.ndarray:
@@ -149,16 +202,17 @@ def _read_mask(record: dict[str, Any], builder: Any) -> np.ndarray:
 class _Slices:
     """Gives each slice a row, and decodes it when it is met first."""
 
-    def __init__(self, pool: ThreadPoolExecutor, side_px: int) -> None:
-        self.pool, self.side_px = pool, side_px
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.pool = pool
         self.rows: dict[bytes, int] = {}
         self.work: deque[Future[np.ndarray]] = deque()
 
-    def find(self, png: bytes, file: str) -> int:
-        name = hashlib.blake2b(png, digest_size=16).digest()
+    def find(self, png: bytes, grid: SliceGrid, file: str) -> int:
+        # the same bytes with pixels of another size are another slice
+        name = hashlib.blake2b(png + repr(grid).encode(), digest_size=16).digest()
         if name not in self.rows:
             self.rows[name] = len(self.rows)
-            self.work.append(self.pool.submit(_resize_slice, png, self.side_px, file))
+            self.work.append(self.pool.submit(_place_slice, png, grid, file))
         return self.rows[name]
 
     def pop(self, left: int) -> Iterator[np.ndarray]:
@@ -167,23 +221,52 @@ class _Slices:
             yield self.work.popleft().result()
 
 
-def _make_row(record: dict[str, Any], slices: _Slices, side_px: int) -> tuple[Any, ...]:
+def _make_row(record: dict[str, Any], slices: _Slices, grid: SliceGrid) -> tuple[Any, ...]:
     file, key_png = record["file"].decode(), record["png_key"]
     pngs = [record["png_previous"] or key_png, key_png, record["png_next"] or key_png]
-    shrink = side_px / record["size_px"].astype(np.float32)  # y, x
     return (
-        [slices.find(png, file) for png in pngs],
+        [slices.find(png, grid, file) for png in pngs],
         record["patient"].decode(),
         record.get("volume", record["patient"]).decode(),
         file,
         record["slice"],
-        record["spacing_mm"] / np.array([1.0, *shrink], np.float32),
+        record["spacing_mm"] / np.array([1.0, *grid.scale], np.float32),
         record["size_px"],
+        np.array(grid.resized_px, np.int32),
+        record.get("affine", make_affine(tuple(record["spacing_mm"].tolist()))),
+        record.get("source_code", CANONICAL[::-1].encode()).decode(),
     )
 
 
+def reach_further(
+    neighbours: np.ndarray, volumes: Sequence[str], numbers: np.ndarray
+) -> np.ndarray:
+    """Add the slices two away from each key slice, which are neighbours of its neighbours.
+
+    Args:
+        neighbours: int64 [N, 3] rows of previous, key and next slice.
+        volumes: N names of scans.
+        numbers: int [N], number of the key slice in its volume.
+
+    Returns:
+        int64 [N, 5]; where the slice two away is not there, the nearer one.
+    """
+    rows = {key: row for row, key in enumerate(zip(volumes, numbers.tolist(), strict=True))}
+    further = np.empty((len(neighbours), 2 * REACH + 1), neighbours.dtype)
+    further[:, 1:4] = neighbours
+    for row, (volume, number) in enumerate(zip(volumes, numbers.tolist(), strict=True)):
+        before, after = rows.get((volume, number - 1)), rows.get((volume, number + 1))
+        further[row, 0] = neighbours[row if before is None else before, 0]
+        further[row, 4] = neighbours[row if after is None else after, 2]
+    return further
+
+
 def _write_slices(
-    folder: Path, builder: Any, split: str, side_px: int, progress: Callable[[int, int], None]
+    folder: Path,
+    builder: Any,
+    split: str,
+    data: SegmentationDataConfig,
+    progress: Callable[[int, int], None],
 ) -> None:
     import tensorflow_datasets as tfds
 
@@ -192,18 +275,21 @@ def _write_slices(
     records = builder.as_dataset(split=split, read_config=options, shuffle_files=False)
     rows: list[tuple[Any, ...]] = []
     values: list[tuple[bool, bool]] = []
+    starts = [0]
     with (
         (folder / "slices.int16").open("wb") as slice_file,
         (folder / "masks.uint8").open("wb") as mask_file,
+        (folder / "masks.png").open("wb") as png_file,
         ThreadPoolExecutor(THREADS) as pool,
     ):
-        slices = _Slices(pool, side_px)
+        slices = _Slices(pool)
         for done, record in enumerate(tfds.as_numpy(records), 1):
             progress(done, total)
-            mask = _read_mask(record, builder)
-            resize_mask(mask, side_px).tofile(mask_file)
+            mask, grid = _read_mask(record, builder), _find_record_grid(record, data)
+            place_mask(mask, grid).tofile(mask_file)
+            starts.append(starts[-1] + png_file.write(record["mask_png"]))
             values.append((bool(mask.any()), bool((mask == LESION).any())))
-            rows.append(_make_row(record, slices, side_px))
+            rows.append(_make_row(record, slices, grid))
             for image_hu in slices.pop(AHEAD):
                 image_hu.tofile(slice_file)
         for image_hu in slices.pop(0):
@@ -212,7 +298,11 @@ def _write_slices(
         zip(ROW_NAMES, map(np.asarray, zip(*rows, strict=True)), strict=True)
     )
     columns["has_liver"], columns["has_lesion"] = np.asarray(values).T
+    columns["neighbours"] = reach_further(
+        columns["neighbours"], columns["volumes"].tolist(), columns["numbers"]
+    )
     np.savez(folder / "rows.npz", **columns)
+    np.save(folder / "starts.npy", np.array(starts))
 
 
 def prepare_slices(
@@ -227,7 +317,7 @@ def prepare_slices(
         builder: A prepared TFDS builder with the shared detection schema, masks among it, and
             `volume` where a patient may have several scans.
         split: One of its splits.
-        data: Its image size decides what is written.
+        data: Its image size and mm a pixel decide what is written.
         progress: Called with slices done and slices in all.
 
     Returns:
@@ -240,12 +330,12 @@ def prepare_slices(
     side_px = data.image_size_px
     folder = open_cache(
         builder,
-        digest_facts(builder, split, CACHE_VERSION, ["segmentation", side_px]),
-        lambda beside: _write_slices(beside, builder, split, side_px, progress),
+        digest_facts(builder, split, CACHE_VERSION, ["segmentation", side_px, data.pixel_mm]),
+        lambda beside: _write_slices(beside, builder, split, data, progress),
     )
     with np.load(folder / "rows.npz") as rows:
         columns: dict[str, Any] = {key: rows[key] for key in rows.files}
-    columns |= {key: tuple(columns[key].tolist()) for key in ("patients", "volumes", "files")}
+    columns |= {key: tuple(columns[key].tolist()) for key in TEXTS}
 
     def map_file(name: str, dtype: type) -> Stacked:
         flat = np.memmap(folder / name, dtype, mode="r")
@@ -254,5 +344,8 @@ def prepare_slices(
     return PreparedSlices(
         slices_hu=map_file("slices.int16", np.int16),
         masks=map_file("masks.uint8", np.uint8),
+        own_masks=PackedMasks(
+            [(np.memmap(folder / "masks.png", np.uint8, mode="r"), np.load(folder / "starts.npy"))]
+        ),
         **columns,
     )

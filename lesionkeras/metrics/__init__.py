@@ -1,4 +1,4 @@
-"""Scores of detections against truth; NumPy only."""
+"""Scores of detections (here) and of masks (`volumes`) against truth; no TensorFlow."""
 
 from lesionkeras.metrics.bootstrap import Interval, bootstrap_by_patient
 from lesionkeras.metrics.coco import CocoResult, evaluate_coco

@@ -1,4 +1,4 @@
-"""ImageNet weights of ResNet34 and ResNet50 from their hubs, under KerasCV's variable names.
+"""ImageNet weights from their hubs: ResNets under KerasCV's variable names, VGG16 under Keras'.
 
 ResNet50 is Keras' own (v1: the stride of a bottleneck is in its first 1x1, as in KerasCV; other
 hubs' ResNet50 has it in the 3x3 and does not fit).  ResNet34 is timm's, in torchvision's layout.
@@ -54,6 +54,14 @@ SOURCES = {
         "4d473c1dd8becc155b73f8504c6f6626",
         "imagenet_caffe",
     ),
+    # Those of keras.applications.VGG16(weights="imagenet").
+    "vgg16": Source(
+        "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "6d6bbae143d832006294945121d1f1fc",
+        "imagenet_caffe",
+    ),
 }
 _CACHE_FOLDER = "models"  # of Keras' cache, where keras.applications puts its own
 _TORCH_NAME = re.compile(r"(?:layer(\d)\.(\d+)\.)?(conv|bn|downsample\.)(\d)\.(\w+)")
@@ -70,7 +78,7 @@ def fetch_imagenet(backbone: str) -> Path:
     """Download a backbone's ImageNet weights, or find them in Keras' cache.
 
     Args:
-        backbone: "resnet34" or "resnet50".
+        backbone: "resnet34", "resnet50" or "vgg16".
 
     Returns:
         The file as published, its hash checked.
@@ -108,10 +116,10 @@ def read_imagenet(backbone: str) -> dict[str, np.ndarray]:
     """Read a backbone's ImageNet weights, downloaded where they are not in the cache.
 
     Args:
-        backbone: "resnet34" or "resnet50".
+        backbone: "resnet34", "resnet50" or "vgg16".
 
     Returns:
-        float32 arrays by LAYER/VARIABLE in KerasCV's names.
+        float32 arrays by LAYER/VARIABLE in KerasCV's names, of VGG16 in keras.applications'.
 
     Raises:
         RecipeError: See `fetch_imagenet`.
@@ -122,7 +130,8 @@ def read_imagenet(backbone: str) -> dict[str, np.ndarray]:
     # The network's own random weights must not move the generator that training goes on with: a
     # resumed run never comes here, and would draw other numbers.
     state = random.getstate()
-    model = keras.applications.ResNet50(weights=str(path), include_top=False)
+    network = getattr(keras.applications, {"resnet50": "ResNet50", "vgg16": "VGG16"}[backbone])
+    model = network(weights=str(path), include_top=False)
     random.setstate(state)
     return from_keras_applications(model)
 
@@ -167,11 +176,13 @@ def from_torchvision(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def from_keras_applications(model: keras.Model) -> dict[str, np.ndarray]:
     """Rename the weights of keras.applications.ResNet50 to KerasCV's layers, which have no biases.
 
+    VGG16's stay as they are: it has neither stacks nor norms.
+
     A convolution's bias b before a batch norm of mean m is the same as no bias and mean m - b: the
     layers in between are linear.  Both use epsilon 1.001e-5.
 
     Args:
-        model: keras.applications.ResNet50 without top.
+        model: keras.applications.ResNet50 or VGG16 without top.
 
     Returns:
         float32 arrays by LAYER/VARIABLE.

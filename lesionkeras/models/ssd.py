@@ -29,17 +29,8 @@ from lesionkeras.config import DecodeConfig, LossConfig, MatchConfig, SSDConfig
 from lesionkeras.errors import RecipeError
 from lesionkeras.losses import log_probabilities, multibox_loss
 from lesionkeras.models.backbones import NORM_MOMENTUM, STRIDES_PX, SymmetricConv2D, build_resnet
+from lesionkeras.models.input_scaling import scale_input
 from lesionkeras.recipe import from_json
-
-# scale and offset of an image in 0..1, a channel: x * scale + offset
-INPUT_SCALINGS = {
-    "unit": ((4.0,) * 3, (-2.0,) * 3),  # about zero mean and unit variance for a liver window
-    "imagenet_caffe": ((255.0,) * 3, (-103.939, -116.779, -123.68)),  # keras.applications, BGR
-    "imagenet_torch": (  # torchvision, RGB: (x - mean) / std
-        (1 / 0.229, 1 / 0.224, 1 / 0.225),
-        (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
-    ),
-}
 
 
 def _norm_relu(x: Any, name: str) -> Any:
@@ -124,18 +115,8 @@ def _network(config: SSDConfig) -> tuple[Any, dict[str, Any]]:
             wanted=f"below {1 / config.num_classes:g}",
             next_step="lower it",
         )
-    if config.input_scaling not in INPUT_SCALINGS:
-        raise RecipeError(
-            "An input scaling is not known",
-            where="model.input_scaling",
-            found=config.input_scaling,
-            wanted=", ".join(INPUT_SCALINGS),
-            next_step="choose one of them",
-        )
-    scale, offset = INPUT_SCALINGS[config.input_scaling]
     image_unit = keras.Input((None, None, 3), name="image_unit")
-    x = keras.layers.Rescaling(scale, offset, name="input_scaling")(image_unit)
-    outputs = build_resnet(config.backbone)(x)
+    outputs = build_resnet(config.backbone)(scale_input(image_unit, config.input_scaling))
     maps = dict(zip(STRIDES_PX, outputs, strict=True)) | _extra_maps(outputs[-1], config)
     strides = config.anchors.strides_px
     if missing := [s for s in strides if s not in maps]:

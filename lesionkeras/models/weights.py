@@ -3,13 +3,14 @@
 A weights file (`--weights FILE`) is an .npz as numpy.savez writes it:
 
 - `LAYER/VARIABLE` for every variable of the backbone, in the layer names of KerasCV's
-  ResNetBackbone: `conv1_conv/kernel`, `v2_stack_2_block4_1_bn/moving_mean`; kernels are
-  [H, W, in, out]; float16, float32 or float64;
+  ResNetBackbone: `conv1_conv/kernel`, `v2_stack_2_block4_1_bn/moving_mean`, or of
+  keras.applications' VGG16: `block5_conv3/bias`; kernels are [H, W, in, out]; float16, float32 or
+  float64;
 - `preprocessing`, a JSON text with `range` ("0..255" or "0..1"), `mean` and `std` of the three
   channels: the network was trained on (pixel - mean) / std.
 
 `{f"{layer.name}/{v.name}": v for layer in build_resnet(name).layers for v in layer.weights}` lists
-what a file must hold.
+what a file of a ResNet must hold.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
-from lesionkeras.config import SSDConfig
+from lesionkeras.config import ResNet50UNetConfig, SegNetConfig, SSDConfig, UNetConfig
 from lesionkeras.errors import RecipeError
 from lesionkeras.models.imagenet import SOURCES, fetch_imagenet, read_imagenet
-from lesionkeras.models.ssd import INPUT_SCALINGS
+from lesionkeras.models.input_scaling import INPUT_SCALINGS
 
 _PREPROCESSING = "preprocessing"
 _RANGES = {"0..255": 255.0, "0..1": 1.0}  # where the 1 of a 0..1 image is
@@ -39,26 +40,29 @@ _OF_IMAGENET = ("imagenet_caffe", "imagenet_torch")
 _MAX_TEXT_BYTES = 2**16
 _SHOWN_CHARACTERS = 200  # of a text that cannot be used
 _FORMAT_VERSION = (1, 0)  # of .npy: what numpy.savez writes where a header is below 64 KiB
+_OWNERS = {"vgg16": "keras.applications'"}  # whose names the keys are; of the others KerasCV's
 _DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
+Pretrained = SSDConfig | SegNetConfig | ResNet50UNetConfig
+NetworkConfig = TypeVar("NetworkConfig", bound=Pretrained | UNetConfig)
 
-def load_backbone_weights(model: keras.Model, config: SSDConfig) -> None:
+
+def load_backbone_weights(model: keras.Model, config: Pretrained | UNetConfig) -> None:
     """Fill every variable of a network's backbone once, as `config.weights` says, or none at all.
 
     Args:
-        model: A network with a layer of the backbone's name, as `build_ssd` makes it.
+        model: A network with a layer of the backbone's name, as `models.build` makes it.
         config: `weights` "none", "imagenet" or a file; `input_scaling` as
-            `resolve_input_scaling` leaves it.
+            `resolve_input_scaling` leaves it.  A U-Net's has no weights: nothing is done.
 
     Raises:
         RecipeError: Weights are missing, damaged, too many or of another network or shape; they
             want another input scaling; or the hub is out of reach.
     """
-    if config.weights == "none":
+    if isinstance(config, UNetConfig) or config.weights == "none":
         return
     _check_scaling(config)
-    backbone = model.get_layer(config.backbone)
-    variables = {f"{layer.name}/{v.name}": v for layer in backbone.layers for v in layer.weights}
+    variables = _list_variables(model, config.backbone)
     shapes = {key: tuple(variable.shape) for key, variable in variables.items()}
     if config.weights == "imagenet":
         where = SOURCES[config.backbone].url
@@ -72,7 +76,14 @@ def load_backbone_weights(model: keras.Model, config: SSDConfig) -> None:
         variable.assign(arrays[key].astype(np.float32))
 
 
-def resolve_input_scaling(config: SSDConfig) -> SSDConfig:
+def _list_variables(model: keras.Model, backbone: str) -> dict[str, Any]:
+    layers = model.get_layer(backbone).layers
+    if backbone == "vgg16":  # SegNet's norms are not VGG16's
+        layers = [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
+    return {f"{layer.name}/{v.name}": v for layer in layers for v in layer.weights}
+
+
+def resolve_input_scaling(config: NetworkConfig) -> NetworkConfig:
     """Return the config with the input scaling that its weights were trained with.
 
     To be called before the network is built and its recipe is written down.
@@ -91,14 +102,14 @@ def resolve_input_scaling(config: SSDConfig) -> SSDConfig:
     >>> resolve_input_scaling(SSDConfig(weights="none")).input_scaling
     'unit'
     """
-    if config.weights == "none":
+    if isinstance(config, UNetConfig) or config.weights == "none":
         return config
     if config.weights == "imagenet":
         return replace(config, input_scaling=SOURCES[config.backbone].input_scaling)
     return replace(config, input_scaling=_read_scaling(Path(config.weights)))
 
 
-def compute_weights_sha256(config: SSDConfig) -> str:
+def compute_weights_sha256(config: Pretrained | UNetConfig) -> str:
     """Compute what a run's environment says of its starting weights.
 
     Args:
@@ -110,7 +121,7 @@ def compute_weights_sha256(config: SSDConfig) -> str:
     Raises:
         RecipeError: The file cannot be read, or the hub is out of reach.
     """
-    if config.weights == "none":
+    if isinstance(config, UNetConfig) or config.weights == "none":
         return ""
     is_imagenet = config.weights == "imagenet"
     path = fetch_imagenet(config.backbone) if is_imagenet else Path(config.weights)
@@ -184,20 +195,22 @@ def _read_backbone(
 
 def _check_keys(keys: Collection[str], wanted: Collection[str], where: str, backbone: str) -> None:
     """Check that a file has each of the backbone's variables once, and nothing else."""
+    owner = _OWNERS.get(backbone, "KerasCV's")
     if (other := _guess_network(keys)) not in ("", backbone):
+        way_out = "" if "vgg16" in (other, backbone) else f"--backbone {other}, or "
         raise RecipeError(
             "The weights are another network's",
             where=where,
             found=other,
             wanted=backbone,
-            next_step=f"give --backbone {other}, or weights of {backbone}",
+            next_step=f"give {way_out}weights of {backbone}",
         )
     if missing := [key for key in wanted if key not in keys]:
         raise RecipeError(
             "Weights are missing",
             where=where,
             found="no " + _list(missing),
-            wanted=f"the {len(wanted)} variables of KerasCV's {backbone}",
+            wanted=f"the {len(wanted)} variables of {owner} {backbone}",
             next_step="make the file again, or name another",
         )
     counts = Counter(list(keys))  # of a mapping it would take the values for counts
@@ -206,12 +219,14 @@ def _check_keys(keys: Collection[str], wanted: Collection[str], where: str, back
             "Weights have no place in the network, or are there twice",
             where=where,
             found=_list(surplus),
-            wanted=f"each of the {len(wanted)} variables of KerasCV's {backbone} once",
+            wanted=f"each of the {len(wanted)} variables of {owner} {backbone} once",
             next_step="leave them out of the file",
         )
 
 
 def _guess_network(keys: Collection[str]) -> str:
+    if "block1_conv1/kernel" in keys:
+        return "vgg16"
     if "v2_stack_0_block1_1_conv/kernel" not in keys:
         return ""
     return "resnet50" if "v2_stack_0_block1_3_conv/kernel" in keys else "resnet34"
@@ -234,7 +249,7 @@ def _check_header(
         )
 
 
-def _check_scaling(config: SSDConfig) -> None:
+def _check_scaling(config: Pretrained) -> None:
     wanted = resolve_input_scaling(config).input_scaling
     if config.input_scaling != wanted:
         raise RecipeError(

@@ -39,14 +39,14 @@ def draw_training(log_rows: Sequence[Mapping[str, Any]]) -> bytes:
     Returns:
         A PNG.
     """
-    figure, (left, right) = _make_figure(1, 2, width_in=9.5, height_in=3.6)
-    epochs = _column(log_rows, "epoch")
+    figure, (left, right) = make_figure(1, 2, width_in=9.5, height_in=3.6)
+    epochs = column(log_rows, "epoch")
     for name, style, label in (
         ("loss", "-", "all"),
         ("class_loss", "--", "class"),
         ("box_loss", ":", "box"),
     ):
-        _plot_defined(left, epochs, _column(log_rows, name), label, color=BLUE, linestyle=style)
+        plot_defined(left, epochs, column(log_rows, name), label, color=BLUE, linestyle=style)
     left.set(xlabel="Epoch", ylabel="Training loss", title="Training loss")
     if left.get_lines():
         left.set_ylim(bottom=0)
@@ -54,17 +54,17 @@ def draw_training(log_rows: Sequence[Mapping[str, Any]]) -> bytes:
         ("val_map50", ORANGE, "mAP50"),
         ("val_map50_95", RED, "mAP50-95"),
     ):
-        scores = _column(log_rows, name)
+        scores = column(log_rows, name)
         marker = "o" if np.count_nonzero(~np.isnan(scores)) <= 40 else ""
-        _plot_defined(right, epochs, scores, label, color=color, marker=marker, markersize=3)
+        plot_defined(right, epochs, scores, label, color=color, marker=marker, markersize=3)
     right.set(xlabel="Epoch", ylabel="mAP (share)", title="Validation mAP", ylim=(0, 1.02))
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.set_xlim(0, max(1, len(log_rows)) + 1)
-        _mark_if_empty(axes)
+        mark_if_empty(axes)
         if len(axes.get_lines()) > 1:
             axes.legend(frameon=False)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def draw_examples(examples: Sequence[Mapping[str, Any]], score_threshold: float = 0.0) -> bytes:
@@ -82,7 +82,7 @@ def draw_examples(examples: Sequence[Mapping[str, Any]], score_threshold: float 
     shown = list(examples[:MAX_EXAMPLES])
     columns = max(1, min(EXAMPLE_COLUMNS, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
-    figure, grid = _make_figure(rows, columns, width_in=3.1 * columns, height_in=3.35 * rows + 0.4)
+    figure, grid = make_figure(rows, columns, width_in=3.1 * columns, height_in=3.35 * rows + 0.4)
     for axes, example in zip(grid, shown, strict=False):
         _draw_example(axes, example, score_threshold)
     for axes in grid[len(shown) :]:
@@ -93,7 +93,7 @@ def draw_examples(examples: Sequence[Mapping[str, Any]], score_threshold: float 
         if place >= len(shown) - columns:
             axes.set_xlabel("x in px")
     _add_box_legend(figure)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def _draw_example(axes: Axes, example: Mapping[str, Any], score_threshold: float) -> None:
@@ -177,13 +177,13 @@ def draw_comparison(metrics: Mapping[str, Any], run_name: str) -> bytes:
     Returns:
         A PNG; this run's bars carry their 95 % intervals.
     """
-    figure, (axes,) = _make_figure(1, 1, width_in=9.5, height_in=4.4)
+    figure, (axes,) = make_figure(1, 1, width_in=9.5, height_in=4.4)
     places, width = np.arange(len(SCORES)), 0.16
     for i, (model, color) in enumerate(zip(P1_TABLE_1, PAPER_BLUES, strict=True)):
         values = [getattr(model, key) for key, _ in SCORES]
         axes.bar(places + (i - 2) * width, values, width, color=color, label=f"P1: {model.name}")
     ours = {
-        part: np.array([_number(metrics[key][part]) for key, _ in SCORES])
+        part: np.array([to_number(metrics[key][part]) for key, _ in SCORES])
         for part in ("value", "low", "high")
     }
     at = places + 2 * width
@@ -201,7 +201,7 @@ def draw_comparison(metrics: Mapping[str, Any], run_name: str) -> bytes:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def draw_precision_recall(metrics: Mapping[str, Any]) -> bytes:
@@ -213,15 +213,15 @@ def draw_precision_recall(metrics: Mapping[str, Any]) -> bytes:
     Returns:
         A PNG.
     """
-    figure, (axes,) = _make_figure(1, 1, width_in=5.2, height_in=4.0)
+    figure, (axes,) = make_figure(1, 1, width_in=5.2, height_in=4.0)
     curve = metrics["precision_recall_curve"]
     recall = np.asarray(curve["recall"], np.float64)
-    precision = np.array([_number(value) for value in curve["precision"]])
+    precision = np.array([to_number(value) for value in curve["precision"]])
     # COCO's precision at r is the best at any recall from r on: a step, up to what is reached.
     reached = np.where(precision > 0, precision, np.nan)
     label = "all score thresholds (interpolated as COCO does)"
-    _plot_defined(axes, recall, reached, label, color=BLUE, drawstyle="steps-pre")
-    point = (_number(metrics["recall"]["value"]), _number(metrics["precision"]["value"]))
+    plot_defined(axes, recall, reached, label, color=BLUE, drawstyle="steps-pre")
+    point = (to_number(metrics["recall"]["value"]), to_number(metrics["precision"]["value"]))
     if not any(map(math.isnan, point)):
         label = f"score of {metrics['score_threshold']:.2f} and more"
         axes.plot(*point, "o", color=RED, markersize=8, label=label)
@@ -235,8 +235,8 @@ def draw_precision_recall(metrics: Mapping[str, Any]) -> bytes:
     axes.grid(alpha=0.3)
     if axes.get_lines():
         axes.legend(frameon=False, loc="lower left", fontsize=9)
-    _mark_if_empty(axes)
-    return _to_png(figure)
+    mark_if_empty(axes)
+    return to_png(figure)
 
 
 def draw_anchor_recall(anchor_recall: Any) -> bytes:
@@ -279,7 +279,7 @@ def draw_recall_by_size(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def _draw_bars(
     bars: Sequence[tuple[str, float, str]], ylabel: str, xlabel: str, wanted: float | None
 ) -> bytes:
-    figure, (axes,) = _make_figure(1, 1, width_in=6.4, height_in=3.8)
+    figure, (axes,) = make_figure(1, 1, width_in=6.4, height_in=3.8)
     places = range(len(bars))
     heights = [height for _, height, _ in bars]
     colors = [RED if wanted is not None and height < wanted else BLUE for height in heights]
@@ -295,13 +295,24 @@ def _draw_bars(
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.2), yticks=np.arange(0, 1.01, 0.2))
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    _mark_if_empty(axes)
-    return _to_png(figure)
+    mark_if_empty(axes)
+    return to_png(figure)
 
 
-def _make_figure(
+def make_figure(
     rows: int, columns: int, *, width_in: float, height_in: float
 ) -> tuple[Figure, list[Axes]]:
+    """Makes a figure without a window.
+
+    Args:
+        rows: Of axes.
+        columns: Of axes.
+        width_in: Inches.
+        height_in: Inches.
+
+    Returns:
+        The figure and its axes, row by row.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -313,29 +324,32 @@ def _make_figure(
     return figure, list(grid.flat)
 
 
-def _to_png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Returns a figure as the bytes of a PNG; the same figure gives the same bytes."""
     stream = io.BytesIO()
     # No "Software" entry: the same numbers give the same bytes under another Matplotlib patch.
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
 
-def _number(value: Any) -> float:
-    """A figure of a JSON or CSV file; NaN for None and for an empty cell."""
+def to_number(value: Any) -> float:
+    """Returns a figure of a JSON or CSV file; NaN for None and for an empty cell."""
     return float("nan") if value is None or value == "" else float(value)
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    return np.array([_number(row.get(name)) for row in rows], np.float64)
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """Returns a column of log.csv, float64; NaN where a row has none."""
+    return np.array([to_number(row.get(name)) for row in rows], np.float64)
 
 
-def _plot_defined(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, **style: Any) -> None:
+def plot_defined(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, **style: Any) -> None:
     """Plots what is there; a score that was not computed every epoch is joined by a line."""
     defined = np.isfinite(x) & np.isfinite(y)
     if defined.any():
         axes.plot(x[defined], y[defined], label=label, **style)
 
 
-def _mark_if_empty(axes: Axes) -> None:
+def mark_if_empty(axes: Axes) -> None:
+    """Says so where nothing was plotted."""
     if not axes.lines and not axes.patches:
         axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", color=GREY)

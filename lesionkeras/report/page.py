@@ -22,7 +22,8 @@ th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-
 thead th{border-bottom:2px solid #888;vertical-align:bottom}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}
 tr.strong{background:#eef4fb;font-weight:600}
-caption{caption-side:bottom;text-align:left;color:#555;font-size:.88rem;padding-top:.4rem}
+caption{caption-side:bottom;text-align:left;color:#555;font-size:.88rem;padding-top:.4rem;
+max-width:min(60rem,92vw)}
 figure{margin:1.2rem 0}
 figure img{max-width:100%;height:auto;border:1px solid #ddd}
 figcaption{color:#555;font-size:.92rem}
@@ -33,6 +34,16 @@ figcaption{color:#555;font-size:.92rem}
 .warning{border:2px solid #b00020;border-left-width:10px;background:#fdecee;color:#5f0012;
 padding:.8rem 1rem;margin:1rem 0}
 details summary{cursor:pointer}
+:root{color-scheme:light dark}
+@media screen and (prefers-color-scheme:dark){
+body{color:#e4e4e4;background:#17191c}
+h2{border-color:#45494f}
+th,td,thead th{border-color:#3b3f45}
+tr.strong{background:#1e2c3b}
+caption,figcaption,.scores span{color:#a9afb7}
+.scores li,figure img{border-color:#45494f}
+.warning{background:#3b141a;color:#ffd9de;border-color:#d4455c}
+}
 @media print{body{max-width:none}h2{break-after:avoid}figure,tr{break-inside:avoid}}
 """.strip()
 

@@ -72,7 +72,7 @@ def write_ssd_report(
         Section("Where it errs", _describe_errors(metrics, pictures)),
         Section("Anchors", _describe_anchors(anchor_recall, pictures)),
         Section("Recipe", _describe_recipe(recipe_json, values)),
-        Section("Software", _describe_software(recipe_json)),
+        Section("Software", describe_software(recipe_json)),
     ]
     title = f"{values.get('model.backbone', 'SSD')} SSD on {_name_data(values)}"
     summary = _summarize(values, metrics, anchor_recall)
@@ -306,7 +306,8 @@ def _describe_recipe(recipe_json: Mapping[str, Any], values: Mapping[str, Any]) 
     return [first, everything]
 
 
-def _describe_software(recipe_json: Mapping[str, Any]) -> list[Block]:
+def describe_software(recipe_json: Mapping[str, Any]) -> list[Block]:
+    """Returns the table of packages and machine of a recipe.json, or nothing."""
     environment = recipe_json.get("environment", {})
     rows = [[name, str(version)] for name, version in environment.get("packages", {}).items()]
     rows += [

@@ -6,7 +6,8 @@
     lesions = predict_png("http://localhost:8501/v1/models/ssd", [previous, key, next])
 
 IMAGE is tensorflow/serving.  An example: one request, no retries, no authentication.  Prefer
-`predict_png` (about 0.5 MB for three slices); `predict` sends every number as JSON text.
+`predict_png` (about 0.5 MB for three slices); `predict` sends every number as JSON text.  A
+segmentation network is asked by `segment_png`, whose answer is a PNG of some kilobytes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import base64
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 
 from lesionkeras.errors import LesionKerasError
@@ -36,7 +39,8 @@ def predict(url: str, image_hu: np.ndarray, timeout_s: float = 60.0) -> list[dic
     Raises:
         LesionKerasError: The server cannot be reached or refuses the request.
     """
-    return _post(url, "serving_default", {"image_hu": image_hu.tolist()}, timeout_s)
+    found = _post(url, "serving_default", {"image_hu": image_hu.tolist()}, timeout_s)
+    return _read(url, found, _cut_padding)
 
 
 def predict_png(url: str, slices: list[bytes], timeout_s: float = 60.0) -> dict[str, Any]:
@@ -54,16 +58,77 @@ def predict_png(url: str, slices: list[bytes], timeout_s: float = 60.0) -> dict[
     Raises:
         LesionKerasError: The server cannot be reached or refuses the request.
     """
-    encoded = [{"b64": base64.b64encode(png).decode()} for png in slices]
-    return _post(url, "serving_png", {"png": [encoded]}, timeout_s)[0]
+    found = _post(url, "serving_png", {"png": [_encode(slices)]}, timeout_s)
+    return _read(url, found, _cut_padding)[0]
 
 
-def _post(url: str, signature: str, inputs: dict, timeout_s: float) -> list[dict[str, Any]]:
+def segment_png(
+    url: str,
+    slices: list[bytes],
+    spacing_mm: tuple[float, float] | None = None,
+    timeout_s: float = 60.0,
+) -> np.ndarray:
+    """Segments one slice stack given as files.
+
+    Args:
+        url: As in `predict`.
+        slices: Bytes of 16-bit grey PNGs (stored = HU + 32768), as many as the contract says, the
+            key slice in the middle; `b""` for a missing neighbour.
+        spacing_mm: Height and width of a pixel, where the contract asks for it.
+        timeout_s: As in `predict`.
+
+    Returns:
+        uint8 [H, W]: 0 background, 1 liver, 2 tumour.
+
+    Raises:
+        LesionKerasError: The server cannot be reached or refuses the request.
+    """
+    inputs: dict[str, Any] = {"png": [_encode(slices)]}
+    if spacing_mm is not None:
+        inputs["spacing_mm"] = [list(spacing_mm)]
+    found = _post(url, "serving_png", inputs, timeout_s)
+    return _read(url, found, _decode_mask)
+
+
+def _encode(slices: list[bytes]) -> list[dict[str, str]]:
+    return [{"b64": base64.b64encode(png).decode()} for png in slices]
+
+
+def _cut_padding(outputs: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {name: np.array(outputs[name][i][:count]) for name in ("boxes", "scores", "classes")}
+        for i, count in enumerate(outputs["num_detections"])
+    ]
+
+
+def _decode_mask(outputs: Any) -> np.ndarray:
+    # REST gives the only output of a signature without its name.
+    (png,) = outputs["mask_png_bytes"] if isinstance(outputs, dict) else outputs
+    pixels = np.frombuffer(base64.b64decode(png["b64"], validate=True), np.uint8)
+    mask = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED) if pixels.size else None
+    if mask is None:
+        raise ValueError("the mask is no PNG")
+    return mask
+
+
+def _read(url: str, outputs: Any, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(outputs)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise LesionKerasError(
+            "The answer is not this network's",
+            where=url,
+            found=repr(error),
+            next_step="compare it with the contract.json of the export",
+        ) from error
+
+
+def _post(url: str, signature: str, inputs: dict, timeout_s: float) -> Any:
     body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
     request = urllib.request.Request(f"{url}:predict", body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            outputs = json.load(response)["outputs"]
+            return json.load(response)["outputs"]
     except urllib.error.HTTPError as error:
         answer = error.read().decode(errors="replace")
         raise LesionKerasError(
@@ -84,7 +149,3 @@ def _post(url: str, signature: str, inputs: dict, timeout_s: float) -> list[dict
         raise LesionKerasError(
             "The server cannot be reached", where=url, found=str(error), next_step="start it"
         ) from error
-    return [
-        {name: np.array(outputs[name][i][:count]) for name in ("boxes", "scores", "classes")}
-        for i, count in enumerate(outputs["num_detections"])
-    ]

@@ -1,4 +1,4 @@
-"""What an exported detector promises, as a file beside it that a machine can check.
+"""What an exported network promises, as a file beside it that a machine can check.
 
 `contract.json` stands inside the version folder (`export/1/`): TensorFlow Serving reads only
 `saved_model.pb`, `variables/`, `assets/` and `assets.extra/` of it, and takes numbered folders one
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,84 @@ def describe_signatures(max_detections: int) -> dict[str, Signature]:
     }
 
 
+SPACING_INPUT: dict[str, Any] = {
+    "dtype": "float32",
+    "shape": [None, 2],
+    "unit": "mm",
+    "meaning": "height and width of a pixel of each image",
+}
+MASK_OUTPUT: dict[str, dict[str, Any]] = {
+    "mask": {
+        "dtype": "uint8",
+        "shape": [None, None, None],
+        "unit": "label",
+        "meaning": "of the input's size: 0 background, 1 liver, 2 tumour",
+    }
+}
+MASK_PNG_OUTPUT: dict[str, dict[str, Any]] = {
+    "mask_png_bytes": {
+        "dtype": "string",
+        "shape": [None],
+        "unit": "8-bit grey PNG of the input's size",
+        "meaning": "0 background, 1 liver, 2 tumour",
+    }
+}
+
+
+def describe_segmentation_signatures(
+    num_slices: int, has_spacing: bool, probabilities: Sequence[str]
+) -> dict[str, Signature]:
+    """Returns the inputs and outputs of an exported segmenter, signature by signature.
+
+    Args:
+        num_slices: Channels of an image: slices about the key slice.
+        has_spacing: Whether the network sees a common size of pixels, so that theirs is asked for.
+        probabilities: What has one: "tumour", "liver" or both.
+
+    Returns:
+        As `describe_signatures`.
+
+    >>> signatures = describe_segmentation_signatures(3, True, ["tumour"])
+    >>> {name: tensor["shape"] for name, tensor in signatures["serving_png"]["inputs"].items()}
+    {'png': [None, 3], 'spacing_mm': [None, 2]}
+    """
+    order = "the key slice in the middle, its neighbours in order" * (num_slices > 1)
+    pixels = {**HU_INPUT["image_hu"], "shape": [None, None, None, num_slices]}
+    pixels["meaning"] = f"[batch, height, width, slice], any size; {order or 'one slice'}"
+    png = {**PNG_INPUT["png"], "shape": [None, num_slices]}
+    png["meaning"] = f"[batch, slice]; {order or 'one slice'}" + (
+        "; an empty string stands for a missing neighbour; all images of a batch have one size"
+    ) * (num_slices > 1)
+    further = {"spacing_mm": SPACING_INPUT} if has_spacing else {}
+    return {
+        "serving_default": {
+            "inputs": {"image_hu": pixels, **further},
+            "outputs": dict(MASK_OUTPUT),
+        },
+        "serving_probability": {
+            "inputs": {"image_hu": pixels, **further},
+            "outputs": {
+                f"{name}_probability": {
+                    "dtype": "float32",
+                    "shape": [None, None, None],
+                    "unit": "0..1",
+                    "meaning": f"{name}, of the input's size"
+                    + ("; tumours are part of it" if name == "liver" else ""),
+                }
+                for name in probabilities
+            },
+        },
+        # the ending tells TensorFlow Serving's REST interface to send base64
+        "serving_png": {"inputs": {"png": png, **further}, "outputs": MASK_PNG_OUTPUT},
+    }
+
+
 def write_contract(export_dir: Path, promises: dict[str, Any]) -> None:
     """Writes `contract.json`: the promises, and the SHA-256 of every file that is there now.
 
     Args:
         export_dir: Version folder of the SavedModel, complete but for the contract.
-        promises: JSON values; must hold "signatures" as `describe_signatures` gives them.
+        promises: JSON values; must hold "signatures" as the functions above give them.
     """
     contract = {"contract_version": CONTRACT_VERSION, **promises}
     contract["files_sha256"] = hash_files(export_dir)

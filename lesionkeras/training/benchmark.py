@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -70,6 +71,38 @@ def compare(rates: Mapping[str, list[float]]) -> dict[str, Any]:
     return {"images_per_s": summaries, "ratio": ours / peer}
 
 
+def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Adds the words of a benchmark to those of an experiment.
+
+    Args:
+        parser: From `cli.build_parser`.
+        names: The benchmarks that there are.
+    """
+    # "resolve": this command's --out is a file, not a run directory.
+    add = parser.add_argument_group("benchmark", conflict_handler="resolve").add_argument
+    add("benchmark", metavar="NAME", help=", ".join(names))
+    add("--steps", default="2", metavar="N", help="steps a turn (default: 2)")
+    add("--repeats", default="5", metavar="N", help="turns of each (default: 5)")
+    add("--lits-dir", metavar="DIR", help="data: raw files of LiTS")
+    add("--out", metavar="FILE", help="also write the result there, as JSON")
+
+
+def choose_sizes(side_px: int, smoke: bool) -> tuple[int, int, tuple[int, ...]]:
+    """Chooses the network and images that segmentation is measured with.
+
+    Args:
+        side_px: Of the images.
+        smoke: Whether a tiny network is wanted.
+
+    Returns:
+        Side of the images in pixels, channels of the U-Net's first level, images a batch.
+
+    >>> choose_sizes(512, smoke=False), choose_sizes(64, smoke=True)
+    ((512, 64, (1, 8)), (64, 8, (1, 2)))
+    """
+    return (side_px, 8, (1, 2)) if smoke else (side_px, 64, (1, 8))
+
+
 def check_name(name: str, known: Iterable[str]) -> None:
     """Checks that there is a benchmark of a name.
 
@@ -126,7 +159,8 @@ def format_report(report: Mapping[str, Any]) -> str:
 
     Args:
         report: "benchmark", "settings", "environment", "machine" and "rows", as written to JSON;
-            "columns" names the first four columns where they are not those of a network.
+            "columns" names the first four columns where they are not those of a network; "notes"
+            are lines that follow the table.
 
     Returns:
         Lines: what was measured, where, and a table with medians, spread and ratio.
@@ -150,7 +184,7 @@ def format_report(report: Mapping[str, Any]) -> str:
             lines.append(
                 f"{lead[0]:<16}{lead[1]:<{wide}}{name:<20}{median:>9}{spread:>18}{ratio:>7}"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *report.get("notes", ())])
 
 
 def _read_cpu_model() -> str:

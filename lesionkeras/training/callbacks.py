@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lesionkeras.config import TrainConfig
+from lesionkeras.config import SegmentationTrainConfig, TrainConfig
 from lesionkeras.errors import RunError
+from lesionkeras.training.averaging import averaged_weights
 from lesionkeras.training.checkpoints import TrainingState, view_array, write_best, write_last
 from lesionkeras.training.log import Row, write_log
 from lesionkeras.training.run import RunDirectory, replacing
@@ -69,7 +70,7 @@ class FiniteGuard(keras.callbacks.Callback):
         """
         done = self._pending[0] + 1 if self._pending else 0
         self._check_pending()
-        if done != self._steps:
+        if done != self._steps and not self.model.stop_training:  # a budget ends in mid-epoch
             raise RunError(
                 "The stream of training batches ended",
                 where=f"epoch {epoch + 1}",
@@ -113,7 +114,8 @@ class FiniteGuard(keras.callbacks.Callback):
 class Recorder(keras.callbacks.Callback):
     """At the end of an epoch: validate, then write best, last and log, in this order.
 
-    A kill between two of them repeats the epoch, which writes the same again.
+    A kill between two of them repeats the epoch, which writes the same again.  Where the optimizer
+    averages weights, the averaged ones are validated and best; `last` has both.
 
     Args:
         run: Where to write.
@@ -128,7 +130,7 @@ class Recorder(keras.callbacks.Callback):
         self,
         run: RunDirectory,
         state: TrainingState,
-        train: TrainConfig,
+        train: TrainConfig | SegmentationTrainConfig,
         validate: Validate | None,
         monitor: str,
         publish: Sequence[Callable[[Row], None]],
@@ -156,20 +158,23 @@ class Recorder(keras.callbacks.Callback):
         state = self._state
         row: Row = {"epoch": epoch + 1} | {k: float(v) for k, v in (logs or {}).items()}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
-        scores = self._compute_scores(epoch + 1)
-        row |= {"seconds": round(time.perf_counter() - self._begin_s, 3)} | scores
+        if isinstance(self._train, SegmentationTrainConfig):
+            row["cpu_seconds"] = round(state.cpu_s, 3)  # of all epochs so far
         state.epoch, state.step = epoch + 1, state.step + self._steps
-        state.rows.append(row)
-        if self._is_best(row):
-            state.best_epoch, state.best_score = epoch + 1, row.get(self._monitor)
-            write_best(self._run, self.model, epoch + 1)
+        with averaged_weights(self.model):
+            scores = self._compute_scores(epoch + 1)
+            row |= {"seconds": round(time.perf_counter() - self._begin_s, 3)} | scores
+            state.rows.append(row)
+            if self._is_best(row):
+                state.best_epoch, state.best_score = epoch + 1, row.get(self._monitor)
+                write_best(self._run, self.model, epoch + 1)
         write_last(self._run, self.model, state)
         write_log(self._run.log_csv, state.rows)
         for tell in self._publish:
             tell(row)
 
     def _compute_scores(self, epoch: int) -> Row:
-        is_due = epoch % self._train.validate_every_epochs == 0 or epoch == self._train.epochs
+        is_due = epoch % self._train.validate_every_epochs == 0 or self._is_last(epoch)
         if self._validate is None or not is_due:
             return {}
         scores = self._validate(self.model)
@@ -182,10 +187,13 @@ class Recorder(keras.callbacks.Callback):
             )
         return named
 
+    def _is_last(self, epoch: int) -> bool:
+        return self.model.stop_training or epoch == self._train.epochs
+
     def _is_best(self, row: Row) -> bool:
         """Compares with the best so far; a tie goes to the later epoch, NaN loses."""
         if self._validate is None:
-            return row["epoch"] == self._train.epochs
+            return self._is_last(int(row["epoch"]))
         if self._monitor not in row:
             return False
         best = self._state.best_score

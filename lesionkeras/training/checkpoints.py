@@ -35,6 +35,7 @@ class TrainingState:
     step: int = 0  # training steps finished
     best_score: float | None = None
     best_epoch: int = 0
+    cpu_s: float = 0.0  # of this process on all cores, in training steps and what feeds them
     rows: list[Row] = field(default_factory=list)  # of log.csv
 
 

@@ -3,17 +3,19 @@
 The resume rule: a run's state is its variables, its optimizer's, its seed generators' and the
 number of finished epochs; all are in `checkpoints/last`.  The stream of batches has no state: it
 is made anew from the epoch it shall start at.  So a run that is killed in mid-epoch loses that
-epoch's work and nothing else.
+epoch's work and nothing else.  A budget's used CPU seconds are part of the state too, but how many
+steps they buy is the clock's to say: a run with a budget does not repeat bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Protocol
 
 import keras
 
-from lesionkeras.config import OptimizerConfig, TrainConfig
+from lesionkeras.config import OptimizerConfig, SegmentationTrainConfig, TrainConfig
 from lesionkeras.training.callbacks import FiniteGuard, MakeTrain, Recorder, Validate
 from lesionkeras.training.checkpoints import TrainingState, read_best, read_last
 from lesionkeras.training.log import Row, write_log
@@ -21,6 +23,9 @@ from lesionkeras.training.optimizers import build_optimizer
 from lesionkeras.training.progress import Progress
 from lesionkeras.training.run import RunDirectory, replacing
 from lesionkeras.training.scalars import ScalarWriter
+from lesionkeras.training.schedules import CpuClock, PlateauRate
+
+ENDLESS_EPOCHS = 1_000_000  # of a run that its budget ends
 
 
 class TrainingRecipe(Protocol):
@@ -31,7 +36,7 @@ class TrainingRecipe(Protocol):
         """How weights move."""
 
     @property
-    def train(self) -> TrainConfig:
+    def train(self) -> TrainConfig | SegmentationTrainConfig:
         """How long, how much at once, and how exactly."""
 
 
@@ -46,9 +51,14 @@ def compile_model(
         total_steps: Steps of the whole run.
         **compile_arguments: For `keras.Model.compile`, such as a loss where the model brings none.
     """
-    optimizer = build_optimizer(recipe.optimizer, total_steps)
+    optimizer = build_optimizer(recipe.optimizer, 0 if find_budget_s(recipe) else total_steps)
     model.compile(optimizer=optimizer, jit_compile=recipe.train.jit_compile, **compile_arguments)
     model.optimizer.build(model.trainable_variables)
+
+
+def find_budget_s(recipe: TrainingRecipe) -> float:
+    """Returns the CPU seconds that a recipe's training ends after; 0 where epochs end it."""
+    return float(getattr(recipe.train, "cpu_budget_s", 0.0))
 
 
 def fit(
@@ -63,7 +73,7 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     total_epochs: int = 0,
 ) -> list[Row]:
-    """Trains to the recipe's last epoch, from wherever the run stands.
+    """Trains to the recipe's last epoch or to the end of its budget, from wherever the run stands.
 
     Args:
         model: From `compile_model`; its logs hold `loss` and its parts.
@@ -85,39 +95,40 @@ def fit(
         RunError: The loss or a weight is not finite (its batch is saved), the stream ended, the
             validation lacks the monitored score, or the checkpoint is of another network.
     """
-    state = read_last(run, model) or TrainingState()
+    state, budget_s = read_last(run, model) or TrainingState(), find_budget_s(recipe)
     write_log(run.log_csv, state.rows)
-    if state.epoch >= recipe.train.epochs:
+    epochs = recipe.train.epochs or (ENDLESS_EPOCHS if budget_s else 0)
+    if state.epoch >= epochs or (budget_s and state.cpu_s >= budget_s):
         return state.rows
-    progress = Progress(total_epochs or recipe.train.epochs, steps_per_epoch, monitor)
+    clock = CpuClock(state, recipe.optimizer, budget_s, recipe.train.epochs * steps_per_epoch)
+    share = (lambda: clock.share) if budget_s else None
+    progress = Progress(total_epochs or epochs, steps_per_epoch, monitor, share=share)
     scalars = ScalarWriter(run.tensorboard, state.rows)
     guard = FiniteGuard(run, make_train, steps_per_epoch, progress.show_step)
-    recorder = Recorder(
-        run, state, recipe.train, validate, monitor, (scalars.write, progress.show_epoch)
-    )
+    tell = (scalars.write, progress.show_epoch)
+    recorder = Recorder(run, state, recipe.train, validate, monitor, tell)
+    plateau = PlateauRate(state, recipe.optimizer)
     model.train_function = None  # traced anew: a second shape would make sizes unknown, not static
-    try:
+    with closing(progress), closing(scalars):
         model.fit(
             make_train(state.epoch),
             initial_epoch=state.epoch,
-            epochs=recipe.train.epochs,
+            epochs=epochs,
             steps_per_epoch=steps_per_epoch,
             shuffle=False,  # the stream has its own order; True would only warn
             verbose=0,
-            callbacks=[guard, recorder, *callbacks],
+            callbacks=[guard, clock, recorder, plateau, *callbacks],
         )
-    finally:
-        progress.close()
-        scalars.close()
     return state.rows
 
 
-def finish(model: keras.Model, run: RunDirectory) -> int:
+def finish(model: keras.Model, run: RunDirectory, saved: keras.Model | None = None) -> int:
     """Puts the best weights into the model and saves it whole as model.keras.
 
     Args:
         model: The network of the run.
         run: A run whose training ended.
+        saved: What is saved where it is not the trained model itself; it shares the weights.
 
     Returns:
         The best epoch, from 1.
@@ -127,5 +138,5 @@ def finish(model: keras.Model, run: RunDirectory) -> int:
     """
     epoch = read_best(run, model)
     with replacing(run.model) as partial:
-        model.save(partial, include_optimizer=False)
+        (saved or model).save(partial, include_optimizer=False)
     return epoch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from lesionkeras.training.log import Row
@@ -20,10 +21,16 @@ class Progress:
         steps_per_epoch: Steps of one.
         monitor: Column of the log that is shown as the score.
         stream: Where to print; standard output if None.
+        share: How much of its budget a run has used, 0 to 1, where that ends it and not `epochs`.
     """
 
     def __init__(
-        self, epochs: int, steps_per_epoch: int, monitor: str, stream: TextIO | None = None
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        monitor: str,
+        stream: TextIO | None = None,
+        share: Callable[[], float] | None = None,
     ) -> None:
         self._epochs, self._steps, self._monitor = epochs, steps_per_epoch, monitor
         self._stream = stream or sys.stdout
@@ -31,6 +38,8 @@ class Progress:
         self._marks: list[float] = [time.monotonic()]  # start, and the end of each epoch
         self._shown_s = 0.0
         self._score = ""
+        self._share = share
+        self._first_share = share() if share else 0.0
 
     def show_step(self, epoch: int, step: int, loss: float) -> None:
         """Renews the line within an epoch, at most twice a second; silent in a file.
@@ -44,7 +53,7 @@ class Progress:
         if self._renews and now - self._shown_s >= _STEP_LINE_EVERY_S:
             self._shown_s = now
             self._print(
-                f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.3g}"
+                f"{self._count(epoch)}  step {step}/{self._steps}  loss {loss:.3g}"
                 f"{self._score}{self._estimate(epoch - 1)}"
             )
 
@@ -59,14 +68,18 @@ class Progress:
             self._score = f"  {self._monitor} {row[self._monitor]:.3g}"
         epoch = int(row["epoch"])
         self._print(
-            f"epoch {epoch}/{self._epochs}  loss {row['loss']:.3g}{self._score}"
-            f"{self._estimate(epoch)}"
+            f"{self._count(epoch)}  loss {row['loss']:.3g}{self._score}{self._estimate(epoch)}"
         )
 
     def close(self) -> None:
         """Ends the line that renews itself."""
         if self._renews:
             print(file=self._stream, flush=True)
+
+    def _count(self, epoch: int) -> str:
+        if self._share is None:
+            return f"epoch {epoch}/{self._epochs}"
+        return f"epoch {epoch}  {min(self._share(), 1.0):.0%} of the budget"
 
     def _estimate(self, done: int) -> str:
         """Says seconds an epoch (validation included) and the time left.
@@ -78,8 +91,11 @@ class Progress:
             return ""
         seconds = (marks[-1] - marks[0]) / (len(marks) - 1)
         text = f"  {seconds:.3g} s/epoch"
-        left = self._epochs - done
-        return text + (f"  about {format_duration(seconds * left)} left" if left else "")
+        left_s = seconds * (self._epochs - done)
+        if self._share is not None:
+            share, passed_s = self._share(), time.monotonic() - self._marks[0]
+            left_s = passed_s * max(1.0 - share, 0.0) / max(share - self._first_share, 1e-9)
+        return text + (f"  about {format_duration(left_s)} left" if left_s else "")
 
     def _print(self, line: str) -> None:
         if self._renews:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lesionkeras.ct.nifti import read_nifti, read_nifti_header, write_nifti
+from lesionkeras.ct.orientation import CODES, reorient
 from tests.ct.made_nifti import (
     IMAGE,
     LPS,
@@ -293,6 +294,25 @@ def test_identity_affine(signs):
         "An affine is the identity, so that millimetres are unknown in the file: found 1 mm along "
         "each axis and the origin at 0; convert the scan again from its source, or set its true "
         "affine.",
+    )
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_identity_affine_that_was_turned(code):
+    """What a tool leaves that turns an identity's axes: 1 mm is as false."""
+    hollow = np.broadcast_to(np.int16(0), IMAGE.shape)
+    view, affine = reorient(hollow, np.eye(4), code)
+    name, text = say(make(np.ascontiguousarray(view), affine=affine))
+    assert name == "identity-affine" and "found 1 mm along each axis and the origin at " in text
+
+
+@pytest.mark.parametrize("factor", [0.001, 1000.0])
+def test_voxels_in_another_unit_than_mm(factor):
+    name, text = say(make(affine=np.diag([0.7 * factor, 0.9 * factor, 2.5 * factor, 1.0])))
+    assert name == "no-geometry"
+    assert text.startswith("A voxel size is impossible in millimetres in the file: found ")
+    assert text.endswith(
+        " mm, wanted 0.001 to 100 mm; convert the affine to millimetres and set xyzt_units to 2."
     )
 
 

@@ -77,6 +77,15 @@ def test_nnunet_cases(nnunet):
     assert read_volume(nnunet / "labelsTr", case="liver_2", kind="mask").array.max() == 2
 
 
+def test_cases_that_end_as_a_channel(tmp_path):
+    for i in range(2):
+        save(tmp_path / "imagesTr" / f"case_{i:04d}.nii.gz", np.full_like(IMAGE, i))
+        save(tmp_path / "labelsTr" / f"case_{i:04d}.nii.gz", np.full(IMAGE.shape, i, np.uint8))
+    for folder in (tmp_path, tmp_path / "imagesTr"):
+        assert [value(folder, case=f"case_{i:04d}") for i in range(2)] == [0, 1]
+    assert value(tmp_path, case="case_0001", kind="mask") == 1
+
+
 def test_several_cases(nnunet):
     assert say(nnunet) == (
         "several-cases",

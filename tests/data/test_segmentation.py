@@ -1,6 +1,6 @@
-import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,14 +11,11 @@ from lesionkeras.data import segmentation
 from lesionkeras.data.sampling import LEAK_WARNINGS
 from lesionkeras.data.segmentation import (
     SegmentationSplit,
-    apply_view,
-    augment_with_mask,
-    draw_mask_view,
     make_segmentation_eval,
     make_segmentation_train,
     open_segmentation_splits,
 )
-from lesionkeras.data.slices import PreparedSlices, Stacked
+from lesionkeras.data.slices import PackedMasks, PreparedSlices, Stacked
 from lesionkeras.errors import DataError, RecipeError
 
 SIDE = 16
@@ -38,6 +35,11 @@ ONLINE = AugmentConfig(crop_size_px=0)
 KEY = tf.constant([3, 5])
 
 
+def pack(masks):
+    pngs = [cv2.imencode(".png", mask)[1].ravel() for mask in masks]
+    return PackedMasks([(np.concatenate(pngs), np.cumsum([0, *map(len, pngs)]))])
+
+
 def make_slices(count=6):
     """Slice i is i + 1 HU everywhere, but for a lesion of 90 HU inside a liver of 60."""
     images = np.tile(np.arange(1, count + 1, dtype=np.int16)[:, None, None], (1, SIDE, SIDE))
@@ -50,6 +52,7 @@ def make_slices(count=6):
     return PreparedSlices(
         slices_hu=Stacked([images]),
         masks=Stacked([masks]),
+        own_masks=pack(masks),
         neighbours=np.stack(around, axis=1),
         patients=tuple(f"p{i // 2}" for i in numbers),
         volumes=tuple(f"v{i // 2}" for i in numbers),
@@ -57,6 +60,9 @@ def make_slices(count=6):
         numbers=numbers.astype(np.int32),
         spacing_mm=np.ones((count, 3), np.float32),
         size_px=np.full((count, 2), SIDE, np.int32),
+        resized_px=np.full((count, 2), SIDE, np.int32),
+        affines=np.tile(np.eye(4), (count, 1, 1)),
+        source_codes=("LPS",) * count,
         has_liver=np.ones(count, bool),
         has_lesion=np.ones(count, bool),
     )
@@ -129,104 +135,6 @@ def test_standardised_after_the_window(slices):
         np.testing.assert_allclose(image[row], standardise_numpy(image_unit), atol=1e-5)
     trained = take(2, data=data)
     assert all(abs(batch.mean((1, 2, 3))).max() < 1e-5 for batch, _ in trained)
-
-
-def augment_one(config, rotation_deg=0.0, key=KEY):
-    split = make_split(1)
-    image_unit = window_numpy(split.slices.read_image(0, 3), (0.0, 100.0))
-    result = augment_with_mask(
-        tf.constant(image_unit), tf.constant(split.slices.masks[0]), config, rotation_deg, key
-    )
-    return image_unit, split.slices.masks[0], result[0].numpy(), result[1].numpy()
-
-
-def test_without_magnitudes_nothing_changes():
-    image_unit, mask, found, found_mask = augment_one(STILL)
-    np.testing.assert_allclose(found, image_unit, atol=1e-6)
-    assert np.array_equal(found_mask, mask)
-
-
-@pytest.mark.parametrize(
-    ("config", "rotation_deg"),
-    [
-        (replace(STILL, flip_left_right=True), 0.0),
-        (replace(STILL, flip_up_down=True), 0.0),
-        (replace(STILL, translate_fraction=0.3), 0.0),
-        (replace(STILL, scale=(0.6, 1.7)), 0.0),
-        (STILL, 180.0),
-        (replace(STILL, crop_size_px=8, translate_fraction=0.2), 30.0),
-        (replace(STILL, scale=(0.8, 1.3), translate_fraction=0.2, flip_up_down=True), 40.0),
-    ],
-    ids=["left-right", "up-down", "shift", "zoom", "turn", "crop", "all"],
-)
-def test_image_and_mask_move_together(config, rotation_deg):
-    changed = 0
-    for seed in range(12):
-        key = tf.constant([seed, 1])
-        image_unit, mask, found, found_mask = augment_one(config, rotation_deg, key)
-        # the mask's own picture, moved as an image, says where each label must be
-        picture = np.repeat(np.float32(mask)[..., None], 3, -1)
-        matrix, shift = draw_mask_view(mask, config, rotation_deg, key)
-        side = found.shape[0]
-        moved = apply_view(tf.constant(picture), matrix, shift, side, "BILINEAR")[..., 0].numpy()
-        sure = np.abs(moved - np.round(moved)) < 0.02
-        assert sure.mean() > 0.3
-        inside = sure & (np.round(moved) == 2)
-        np.testing.assert_allclose(found[inside][:, 1], 0.9, atol=0.02)
-        assert np.array_equal(found_mask[inside], np.full(inside.sum(), 2))
-        changed += not (found.shape == image_unit.shape and np.allclose(found, image_unit))
-    assert changed >= 3
-
-
-def test_quarter_turn_by_hand():
-    """90 degrees: what is right of the middle comes from above or below it, whole pixels."""
-    matrix = tf.constant([[0.0, -1.0], [1.0, 0.0]])  # y from -x, x from y
-    image = np.arange(16, dtype=np.float32).reshape(4, 4, 1)
-    shift = tf.constant([4.0, 0.0])
-    found = apply_view(tf.constant(image), matrix, shift, 4, "BILINEAR").numpy()[..., 0]
-    assert found.tolist() == [[image[3 - x, y, 0] for x in range(4)] for y in range(4)]
-    mask = apply_view(tf.constant(image.astype(np.uint8)), matrix, shift, 4, "NEAREST").numpy()
-    assert np.array_equal(mask[..., 0], found)
-
-
-def test_rotation_is_about_the_middle_and_as_far_as_said():
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    angles = []
-    for seed in range(40):
-        matrix, shift = draw_mask_view(mask, STILL, 30.0, tf.constant([seed, 0]))
-        middle = tf.linalg.matvec(matrix, tf.fill([2], SIDE / 2)) + shift
-        np.testing.assert_allclose(middle, [SIDE / 2] * 2, atol=1e-4)
-        np.testing.assert_allclose(np.linalg.det(matrix), 1.0, atol=1e-5)
-        angles.append(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
-    assert -30 <= min(angles) < -15 and 15 < max(angles) <= 30
-
-
-@pytest.mark.parametrize(("probability", "least", "most"), [(1.0, 30, 30), (0.0, 0, 27)])
-def test_crops_hold_a_lesion_as_often_as_asked(probability, least, most):
-    mask = np.zeros((64, 64), np.uint8)
-    mask[50:53, 9:12] = 2
-    config = replace(STILL, crop_size_px=16, crop_on_lesion_probability=probability)
-    hits = 0
-    for seed in range(30):
-        matrix, shift = draw_mask_view(mask, config, 0.0, tf.constant([seed, 2]))
-        crop = apply_view(tf.constant(mask[..., None]), matrix, shift, 16, "NEAREST").numpy()
-        hits += bool((crop == 2).any())
-    assert least <= hits <= most
-
-
-def test_eager_equals_graph():
-    for config in (ONLINE, replace(ONLINE, crop_size_px=8)):
-        split = make_split(1)
-        image_unit = window_numpy(split.slices.read_image(0, 3), (0.0, 100.0))
-        words = (tf.constant(image_unit), tf.constant(split.slices.masks[0]))
-        run = tf.function(
-            lambda image, mask, key, c=config: augment_with_mask(image, mask, c, 15.0, key)
-        )
-        for seed in range(4):
-            key = tf.constant([seed, 9])
-            eager, graph = augment_with_mask(*words, config, 15.0, key), run(*words, key)
-            np.testing.assert_allclose(eager[0], graph[0], atol=1e-5)
-            assert (eager[1].numpy() != graph[1].numpy()).mean() < 0.01  # ties of the nearest pixel
 
 
 def test_copies_are_p1s_alone():
@@ -311,3 +219,44 @@ def test_two_data_sets_are_pooled(monkeypatch):
 def test_unknown_words(field, value):
     with pytest.raises(RecipeError, match=f"data.{field} is unknown: found {value!r}, wanted one"):
         open_segmentation_splits([], replace(SMALL, **{field: value}), seed=0)
+
+
+def test_lesions_are_repeated_up_to_a_share(monkeypatch):
+    slices = replace(make_slices(60), has_lesion=np.arange(60) % 10 == 0)
+    monkeypatch.setattr(segmentation, "prepare_slices", lambda *words: slices)
+    data = replace(DATA, splits=("train",), sampling="lesion", lesion_share=0.4)
+    splits = open_segmentation_splits(["a builder"], data, seed=0)
+    rows, is_lesion = splits.train.rows, slices.has_lesion
+    assert abs(is_lesion[rows].mean() - 0.4) < 0.01
+    plain = open_segmentation_splits(["a builder"], replace(data, sampling="all"), seed=0)
+    assert set(rows) == set(plain.train.rows) and len(rows) > len(plain.train.rows)
+    assert splits.train.describe() == plain.train.describe()  # a slice is counted once
+    assert np.array_equal(splits.test.rows, plain.test.rows)
+
+
+@pytest.mark.parametrize("protocol", ["patient", "p5", "volume"])
+def test_validation_is_taken_from_what_is_trained_on(monkeypatch, protocol):
+    slices = make_slices(60)
+    monkeypatch.setattr(segmentation, "prepare_slices", lambda *words: slices)
+    data = replace(DATA, splits=("train",), protocol=protocol, validation_fraction=0.25)
+    splits = open_segmentation_splits(["a builder"], data, seed=0)
+    parts = [set(part.rows) for part in (splits.train, splits.validation, splits.test)]
+    assert list(map(len, parts)) == [36, 12, 12] and len(set.union(*parts)) == 60
+    patients = [set(part.patients) for part in (splits.train, splits.validation, splits.test)]
+    assert (patients[0] & patients[1] != set()) == (protocol == "p5")
+    assert list(splits.describe()) == ["train", "validation", "test"]
+    without = open_segmentation_splits(["b"], replace(data, validation_fraction=0.0), seed=0)
+    assert without.validation is None and list(without.describe()) == ["train", "test"]
+
+
+def test_half_of_the_images_are_read_from_cranial():
+    plain = take(20, augment=STILL, data=replace(DATA, rotation_deg=0.0))
+    mixed = take(20, augment=STILL, data=replace(DATA, rotation_deg=0.0, reverse_slices=True))
+    turned = 0
+    for (image, mask), (other, other_mask) in zip(plain, mixed, strict=True):
+        assert np.array_equal(mask, other_mask)
+        for one, two in zip(image, other, strict=True):
+            is_turned = not np.array_equal(one, two)
+            np.testing.assert_array_equal(one[..., ::-1] if is_turned else one, two)
+            turned += is_turned
+    assert 8 <= turned <= 32

@@ -201,3 +201,61 @@ def test_stacked_rows():
     stacked = Stacked([np.arange(6).reshape(2, 3), np.arange(6, 9).reshape(1, 3)])
     assert len(stacked) == 3 and stacked.row_shape == (3,)
     assert [stacked[i].tolist() for i in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_slices_of_one_size_of_pixels(tmp_path):
+    """0.7 x 0.9 mm to 0.45 mm: 12 rows and 16 columns, of which the middle 14 fit."""
+    data = replace(DATA, image_size_px=14, pixel_mm=0.45)
+    prepared = prepare_slices(FakeBuilder(tmp_path, make_volume()), "train", data)
+    assert prepared.side_px == 14 and prepared.resized_px[0].tolist() == [12, 16]
+    assert prepared.find_grid(2).shift_px == (1, -1)
+    slice_hu, mask = prepared.slices_hu[prepared.neighbours[2, 2]], prepared.masks[2]
+    assert slice_hu[:, 5].tolist() == [-1024, *[3] * 12, -1024]
+    assert np.flatnonzero(mask.any(1)).tolist() == [4, 5, 6, 7, 8, 9]
+    assert np.flatnonzero(mask.any(0)).tolist() == list(range(3, 11))
+    np.testing.assert_allclose(prepared.spacing_mm[0], [5.0, 0.7 * 8 / 12, 0.45], rtol=1e-6)
+    np.testing.assert_allclose(prepared.find_own_spacing_mm(0), [5.0, 0.7, 0.9], rtol=1e-6)
+
+
+def test_another_size_of_pixels_is_another_cache(tmp_path):
+    builder = FakeBuilder(tmp_path, make_volume())
+    sides = [
+        prepare_slices(builder, "train", replace(DATA, image_size_px=16, pixel_mm=mm)).resized_px[0]
+        for mm in (0.0, 0.45, 0.9)
+    ]
+    assert [size.tolist() for size in sides] == [[16, 16], [12, 16], [6, 8]]
+
+
+def test_masks_of_the_slices_own_size(tmp_path):
+    records = make_volume()
+    prepared = prepare_slices(
+        FakeBuilder(tmp_path, records), "train", replace(DATA, image_size_px=4)
+    )
+    assert len(prepared.own_masks) == 4
+    for row, record in enumerate(records):
+        mask = cv2.imdecode(np.frombuffer(record["mask_png"], np.uint8), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(prepared.own_masks[row], mask) and mask.shape == (8, 8)
+
+
+def test_five_slices_end_at_the_volume(tmp_path):
+    data = replace(DATA, image_size_px=8)
+    records = make_volume(4) + make_volume(2, volume="v2")
+    prepared = prepare_slices(FakeBuilder(tmp_path, records), "train", data)
+    found = [prepared.read_image(row, 5)[0, 0].tolist() for row in range(6)]
+    assert found == [
+        [1, 1, 1, 2, 3],
+        [1, 1, 2, 3, 4],
+        [1, 2, 3, 4, 4],
+        [2, 3, 4, 4, 4],
+        [1, 1, 1, 2, 2],
+        [1, 1, 2, 2, 2],
+    ]
+
+
+def test_key_slices_without_neighbours_of_neighbours(tmp_path):
+    """Slices 0 and 3 of six: what is two away of them is in no record."""
+    records = [make_volume(6)[z] for z in (0, 3)]
+    data = replace(DATA, image_size_px=8)
+    prepared = prepare_slices(FakeBuilder(tmp_path, records), "train", data)
+    found = [prepared.read_image(row, 5)[0, 0].tolist() for row in range(2)]
+    assert found == [[1, 1, 1, 2, 2], [3, 3, 4, 5, 5]]

@@ -66,6 +66,22 @@ def test_folders_reach_the_data_benchmark(tmp_path: Path, monkeypatch: pytest.Mo
     ]
 
 
+def test_sizes_reach_the_segmentation_benchmark(monkeypatch: pytest.MonkeyPatch):
+    given = []
+    monkeypatch.setitem(
+        benchmark.BENCHMARKS, "segmentation", lambda *words: given.append(words) or REPORT
+    )
+    for words in ("", "--image-size 96 --repeats 3", "--smoke"):
+        benchmark.main(["segmentation", *words.split()])
+    assert [words[1:] for words in given] == [
+        (2, 5, 512, 64, (1, 8)),
+        (2, 3, 96, 64, (1, 8)),
+        (1, 1, 64, 8, (1, 2)),
+    ]
+    with pytest.raises(RecipeError, match=r"found 100, wanted a positive multiple of 32\."):
+        benchmark.main(["segmentation", "--image-size", "100"])
+
+
 @pytest.mark.slow
 def test_reading_runs_without_any_data(tmp_path: Path, capsys: pytest.CaptureFixture):
     out = tmp_path / "result.json"
@@ -85,3 +101,18 @@ def test_both_networks_run_side_by_side(tmp_path: Path, capsys: pytest.CaptureFi
     for row in rows:
         ours, peer = row["images_per_s"].values()
         assert ours["median"] > 0 and row["ratio"] == ours["median"] / peer["median"]
+
+
+@pytest.mark.slow
+def test_the_unet_runs_beside_monai(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Makes the environment of the peer where it is not there: a network is needed."""
+    out = tmp_path / "result.json"
+    benchmark.main(["segmentation", "--smoke", "--out", str(out)])
+    report = json.loads(out.read_text())
+    assert [row["task"] for row in report["rows"]][1:4] == [
+        "1, MONAI, as it is",
+        "1, MONAI, channels last",
+        "1, MONAI, frozen",
+    ]
+    assert all(row["dice"] > 0.999 and row["ratio"] > 0 for row in report["rows"])
+    assert "masks agree at Dice" in capsys.readouterr().out

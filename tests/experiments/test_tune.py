@@ -84,9 +84,10 @@ def test_a_wrong_search_writes_nothing(tmp_path, experiment, words, message):
 
 def test_experiments_are_found_by_name():
     assert tune.load_experiment("ssd").SPACE
-    with pytest.raises(RecipeError, match=r"found sssd, wanted one of ssd; did you mean ssd\."):
+    unknown = r"found sssd, wanted one of .*ssd, .*; did you mean ssd\."
+    with pytest.raises(RecipeError, match=unknown):
         tune.load_experiment("sssd")
-    with pytest.raises(RecipeError, match=r"experiments\.tune trains nothing.*did you mean ssd\."):
+    with pytest.raises(RecipeError, match=r"experiments\.tune trains nothing.*did you mean unet\."):
         tune.load_experiment("tune")
 
 

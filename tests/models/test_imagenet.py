@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 
-from lesionkeras.config import SSDConfig
+from lesionkeras.config import SegNetConfig, SSDConfig
 from lesionkeras.errors import RecipeError
+from lesionkeras.models import build
 from lesionkeras.models.backbones import build_resnet
 from lesionkeras.models.imagenet import SOURCES, fetch_imagenet
-from lesionkeras.models.ssd import INPUT_SCALINGS
+from lesionkeras.models.input_scaling import INPUT_SCALINGS
 from lesionkeras.models.weights import compute_weights_sha256, load_backbone_weights
 
 
@@ -120,6 +121,21 @@ def test_resnet50_from_its_hub(tmp_path, cache, publish):
         found = ours.get_layer(f"{our_name}_bn").get_weights()
         assert all(map(np.array_equal, found, (gamma, beta, mean - bias, variance)))
     assert compute_weights_sha256(configure("resnet50")) == compute_sha256(cache / "hub.weights.h5")
+
+
+def test_vgg16_from_its_hub(tmp_path, cache, publish):
+    source = keras.applications.VGG16(weights=None, include_top=False)
+    source.save_weights(tmp_path / "hub.weights.h5")
+    publish("vgg16", tmp_path / "hub.weights.h5")
+    config = SegNetConfig(weights="imagenet", input_scaling="imagenet_caffe")
+    model = build(config)
+    load_backbone_weights(model, config)
+    layers = [layer for layer in source.layers if layer.weights]
+    assert len(layers) == 13
+    for layer in layers:
+        found = model.get_layer("vgg16").get_layer(layer.name).get_weights()
+        assert all(map(np.array_equal, found, layer.get_weights())), layer.name
+    assert compute_weights_sha256(config) == compute_sha256(cache / "hub.weights.h5")
 
 
 def test_wrong_names_in_the_hubs_file(tmp_path, publish):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from lesionkeras.config import SSDConfig
+from lesionkeras.config import ResNet50UNetConfig, SegNetConfig, SSDConfig, UNetConfig
 from lesionkeras.errors import RecipeError
+from lesionkeras.models import build
 from lesionkeras.models.backbones import build_resnet
-from lesionkeras.models.ssd import INPUT_SCALINGS, build_ssd
+from lesionkeras.models.input_scaling import INPUT_SCALINGS
+from lesionkeras.models.ssd import build_ssd
 from lesionkeras.models.weights import (
     compute_weights_sha256,
     load_backbone_weights,
@@ -93,6 +95,64 @@ def test_file_fills_every_variable_of_the_backbone(tmp_path, backbone):
     assert before  # maps and heads keep theirs
     for variable, old in zip(others, before, strict=True):
         assert np.array_equal(ops.convert_to_numpy(variable), old)
+
+
+def test_file_fills_the_encoder_of_a_segmenter(tmp_path):
+    config = ResNet50UNetConfig(backbone="resnet34", weights=str(tmp_path / "w.npz"))
+    model = build(config)
+    wanted = make_arrays(model, "resnet34")
+    write(tmp_path / "w.npz", wanted)
+    config = resolve_input_scaling(config)
+    assert config.input_scaling == "imagenet_torch"
+    assert len(compute_weights_sha256(config)) == 64
+    load_backbone_weights(model, config)
+    for key, variable in list_variables(model, "resnet34").items():
+        assert np.array_equal(ops.convert_to_numpy(variable), wanted[key].astype(np.float32)), key
+
+
+def test_file_fills_segnets_convolutions_and_not_its_norms(tmp_path, arrays):
+    path = tmp_path / "w.npz"
+    config = SegNetConfig(weights=str(path), input_scaling="imagenet_caffe")
+    model = build(config)
+    wanted = {k: a for k, a in make_arrays(model, "vgg16").items() if "norm" not in k}
+    assert len(wanted) == 26  # 13 kernels, 13 biases
+    sentence = (
+        f"The weights are another network's in {write(path, arrays, CAFFE)}: found resnet34, "
+        "wanted vgg16; give weights of vgg16."
+    )
+    assert catch(load_backbone_weights, model, config) == sentence
+    bias = wanted.pop("block5_conv3/bias")
+    write(path, wanted, CAFFE)
+    assert catch(load_backbone_weights, model, config) == (
+        f"Weights are missing in {path}: found no block5_conv3/bias, wanted the 26 variables of "
+        "keras.applications' vgg16; make the file again, or name another."
+    )
+    wanted["block5_conv3/bias"] = bias
+    write(path, wanted, CAFFE)
+    assert resolve_input_scaling(replace(config, input_scaling="unit")) == config
+    variables = list_variables(model, "vgg16")
+    norms = {k: ops.convert_to_numpy(v) for k, v in variables.items() if "norm" in k}
+    load_backbone_weights(model, config)
+    for key, variable in variables.items():
+        array = norms[key] if "norm" in key else wanted[key].astype(np.float32)
+        assert np.array_equal(ops.convert_to_numpy(variable), array), key
+
+
+def test_vgg16_does_not_fit_a_resnet(tmp_path, network):
+    path = tmp_path / "w.npz"
+    assert fail(network, path, {"block1_conv1/kernel": np.zeros((3, 3, 3, 64))}) == (
+        "The weights are another network's in FILE: found vgg16, wanted resnet34; give weights of "
+        "resnet34."
+    )
+
+
+def test_a_unet_has_no_weights_to_fill():
+    model = build(UNetConfig(base_channels=4, depth=2))
+    before = model.get_weights()
+    load_backbone_weights(model, UNetConfig())
+    assert all(map(np.array_equal, before, model.get_weights()))
+    assert resolve_input_scaling(UNetConfig(depth=3)) == UNetConfig(depth=3)
+    assert compute_weights_sha256(UNetConfig()) == ""
 
 
 def test_none_changes_nothing(network):
@@ -325,6 +385,7 @@ def test_scalings_without_a_file():
     for backbone, wanted in (("resnet34", "imagenet_torch"), ("resnet50", "imagenet_caffe")):
         config = SSDConfig(backbone=backbone, weights="imagenet")
         assert resolve_input_scaling(config).input_scaling == wanted
+    assert resolve_input_scaling(SegNetConfig(weights="imagenet")).input_scaling == "imagenet_caffe"
 
 
 def test_sha256_of_the_file(tmp_path):

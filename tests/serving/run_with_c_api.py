@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-TF_FLOAT, TF_INT32, TF_INT16 = 1, 3, 5  # TF_DataType in tf_datatype.h
-OUTPUT_DTYPES = {TF_FLOAT: np.float32, TF_INT32: np.int32}
+TF_FLOAT, TF_INT32, TF_UINT8, TF_INT16 = 1, 3, 4, 5  # TF_DataType in tf_datatype.h
+OUTPUT_DTYPES = {TF_FLOAT: np.float32, TF_INT32: np.int32, TF_UINT8: np.uint8}
 POINTER_FUNCTIONS = (
     "TF_NewStatus",
     "TF_NewGraph",

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import cv2
 import numpy as np
 import pytest
 
 from lesionkeras.errors import LesionKerasError
-from lesionkeras.serving.client import predict, predict_png
+from lesionkeras.serving.client import predict, predict_png, segment_png
 
 BOXES = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], [0.0, 0.0, 0.0, 0.0]]
+MASK = np.array([[0, 1, 2], [2, 0, 1]], np.uint8)
 ONE_IMAGE = {
     "boxes": [BOXES],
     "scores": [[0.9, 0.5, 0.0]],
@@ -35,6 +37,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"<html>")
             return
         status, answer = 200, {name: rows * len(values) for name, rows in ONE_IMAGE.items()}
+        if "unet" in self.path:  # as TensorFlow Serving answers: one output, without its name
+            png = cv2.imencode(".png", MASK)[1].tobytes()
+            answer = [{"b64": base64.b64encode(png).decode()}]
         if values == []:
             status, answer = 400, {"error": "Tensor :0 is empty"}
         self.send_response(status)
@@ -75,6 +80,27 @@ def test_predict_png_sends_bytes_in_base64(url: str):
     sent = [base64.b64decode(item["b64"]) for item in body["inputs"]["png"][0]]
     assert sent == [b"", b"\x89PNG", b"next"]
     np.testing.assert_array_equal(found["boxes"], BOXES[:2])
+
+
+def test_segment_png_gives_the_mask(url: str):
+    url = url.replace("ssd", "unet")
+    np.testing.assert_array_equal(segment_png(url, [b"", b"key", b"next"], (0.7, 0.8)), MASK)
+    segment_png(url, [b"key"])
+    (path, body), (_, without) = Handler.received
+    assert path == "/v1/models/unet:predict" and body["signature_name"] == "serving_png"
+    assert [base64.b64decode(item["b64"]) for item in body["inputs"]["png"][0]] == [
+        b"",
+        b"key",
+        b"next",
+    ]
+    assert body["inputs"]["spacing_mm"] == [[0.7, 0.8]] and list(without["inputs"]) == ["png"]
+
+
+def test_another_network_is_said(url: str):
+    with pytest.raises(LesionKerasError, match=r"answer is not this network's in .*ssd: found Key"):
+        segment_png(url, [b"key"])
+    with pytest.raises(LesionKerasError, match=r"answer is not this network's in .*unet"):
+        predict_png(url.replace("ssd", "unet"), [b"key"] * 3)
 
 
 def test_refusal_and_silence_are_said(url: str):

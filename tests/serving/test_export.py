@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from lesionkeras.ct.png16 import STORED_OFFSET_HU
 from lesionkeras.errors import ExportError
-from lesionkeras.serving.export import decode_png_graph, export_detector
+from lesionkeras.serving.export import export_detector
+from lesionkeras.serving.png import decode_png_graph
 
 NAMES = ["boxes", "classes", "num_detections", "scores"]
 
@@ -22,8 +23,13 @@ import tensorflow as tf
 
 export_dir, in_file, out_file = sys.argv[1:]
 image_hu = np.load(in_file)
-found = tf.saved_model.load(export_dir).signatures["serving_default"](tf.constant(image_hu))
+signatures = tf.saved_model.load(export_dir).signatures
+found = signatures["serving_default"](tf.constant(image_hu))
 arrays = {"v2_" + name: value.numpy() for name, value in found.items()}
+stored = (image_hu.astype(np.int32) + 32768).astype(np.uint16)
+png = [[tf.io.encode_png(stack[..., i : i + 1]).numpy() for i in range(3)] for stack in stored]
+found = signatures["serving_png"](tf.constant(png))
+arrays |= {"png_" + name: value.numpy() for name, value in found.items()}
 with tf.compat.v1.Session(graph=tf.Graph()) as session:
     graph = tf.compat.v1.saved_model.load(session, ["serve"], export_dir)
     signature = graph.signature_def["serving_default"]
@@ -58,7 +64,7 @@ def test_fresh_process_with_only_tensorflow_gives_the_same_boxes(
     script.write_text(LOAD_WITH_ONLY_TENSORFLOW)
     run_python(script, exported.dir, tmp_path / "in.npy", tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz") as arrays:
-        for loader in ("v1", "v2"):
+        for loader in ("v1", "v2", "png"):
             assert_same({name: arrays[f"{loader}_{name}"] for name in NAMES}, python_detections)
 
 
@@ -86,6 +92,17 @@ def test_replaces_an_earlier_export_and_leaves_nothing_beside(exported: SimpleNa
     assert not (exported.dir / "leftover").exists()
 
 
+def test_a_batch_of_none_gives_outputs_of_no_rows(exported: SimpleNamespace):
+    signatures = tf.saved_model.load(str(exported.dir)).signatures
+    for found in (
+        signatures["serving_default"](tf.zeros([0, 96, 128, 3], tf.int16)),
+        signatures["serving_png"](tf.zeros([0, 3], tf.string)),
+    ):
+        shapes = {name: tuple(value.shape) for name, value in found.items()}
+        want = {"boxes": (0, 12, 4), "scores": (0, 12), "classes": (0, 12), "num_detections": (0,)}
+        assert shapes == want
+
+
 def encode_png(slice_hu: np.ndarray) -> bytes:
     stored = (slice_hu.astype(np.int32) + STORED_OFFSET_HU).astype(np.uint16)
     return tf.io.encode_png(stored[..., None]).numpy()
@@ -108,6 +125,13 @@ def test_png_decodes_to_the_stored_values_slice_by_slice():
     image_hu = np.array([[[-1024, 0, 3071], [5, -7, 40]]], np.int16)
     png = tf.constant([[encode_png(image_hu[..., i]) for i in range(3)]])
     np.testing.assert_array_equal(decode_png_graph(png), image_hu[None])
+    np.testing.assert_array_equal(decode_png_graph(png[:, 1:2]), image_hu[None, ..., 1:2])
+    assert decode_png_graph(png[:0]).shape == (0, 1, 1, 3)
+
+
+def test_scanner_padding_decodes_to_air():
+    png = tf.constant([[encode_png(np.array([[-3024, 5]], np.int16))]])
+    np.testing.assert_array_equal(decode_png_graph(png)[0, ..., 0], [[-1024, 5]])
 
 
 @pytest.mark.parametrize(

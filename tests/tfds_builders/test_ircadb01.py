@@ -255,3 +255,15 @@ def test_real_volumes(tmp_path, real_data):
     np.testing.assert_allclose(example["spacing_mm"], [1.6, 0.57, 0.57], rtol=1e-5)
     assert example["patient"] == b"ircadb01_01"
     assert b"7 masks of tumours became label 2, 1 of cysts stayed liver" in example["corrections"]
+
+
+def test_a_tumour_whose_files_were_not_copied_is_refused(tmp_path):
+    write_ircadb01(tmp_path, 3)
+    masks = tmp_path / "3Dircadb1.3" / "MASKS_DICOM"
+    (masks / "skin").mkdir()  # another organ's does not matter
+    (case,) = list_cases(tmp_path)
+    assert (read_case(case, "").mask.array == 2).any()
+    (masks / "livertumor03").mkdir()
+    with pytest.raises(CtError) as error:
+        read_case(case, "")
+    assert error.value.name == "empty-folder" and "livertumor03" in str(error.value)

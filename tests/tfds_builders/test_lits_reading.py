@@ -105,6 +105,19 @@ class TestIdentityAffine:
         self.write(tmp_path, number, shape=(num_slices, 36, 44))
         assert refuse(tmp_path).name == "identity-affine"
 
+    @pytest.mark.parametrize("signs", [(1, 1), (-1, -1)])
+    def test_one_mm_of_a_part_is_refused(self, tmp_path, signs):
+        affine = np.diag([*signs, 1.0, 1.0])
+        affine[:3, 3] = 43, 35, 9
+        self.write(tmp_path, shape=(70, 36, 44), affine=affine)
+        error = refuse(tmp_path)
+        assert error.name == "identity-affine"
+        assert str(error).replace(str(tmp_path), "RAW") == (
+            "An affine of 1 mm along each axis is false: the volume is a 3D-IRCADb-01 case in "
+            "RAW/volume-45.nii: found 70 slices, wanted 74, of which the millimetres are "
+            "published; use the original volume, or set its true affine."
+        )
+
     def test_an_anatomy_that_shows_no_direction_is_refused(self, tmp_path):
         image, mask = make_abdomen(1, shape=self.SHAPE, lesions=self.LESIONS)
         image[image < -500] = -90  # no lungs: nothing tells cranial from caudal
@@ -213,6 +226,17 @@ class TestFlips:
         # The code that the file should have had.
         wanted = ["LAS"[i] if 2 - i not in axes else "RPI"[i] for i in range(3)]
         assert list(scan.image.source.code) == wanted
+
+    def test_a_part_below_the_lungs_is_left_alone(self, tmp_path):
+        image, mask = make_abdomen()
+        image, mask = image[:12], mask[:12]
+        image[1:4, 20:26, 40:48] = -900  # the colon, caudal
+        for name, array in (("volume", image), ("segmentation", mask)):
+            affine = make_affine(shape=image.shape)
+            write_nifti(tmp_path / f"{name}-4.nii.gz", to_stored(array), affine)
+        scan = read(tmp_path)
+        check_truth(scan, (image, mask))
+        assert scan.corrections == ()
 
 
 class TestTypesAndAxes:

@@ -89,6 +89,9 @@ def test_examples_fit_their_features():
             assert set(example) == set(features)
             features.encode_example(example)
             assert key.startswith("scan-2")
+    for _, example in make_examples(scan, "slices"):
+        assert np.array_equal(example["affine"], scan.image.affine)
+        assert example["source_code"] == "LAS"  # of a NIfTI file, whose first axis is x
     (_, example) = next(iter(make_examples(scan, "volumes")))
     assert example["spacing_mm"].tolist() == [5.0, 2.0, 1.0]
     assert (example["source_code"], example["corrections"]) == ("LAS", "a: b; c: d")

@@ -6,6 +6,7 @@ import pytest
 from lesionkeras.ct.scan_print import ScanPrint
 from lesionkeras.errors import DataError
 from tests.tfds_builders.made_scans import make_affine, write_lits, write_nifti
+from tfds_builders import open_builder
 from tfds_builders.verify import list_verifiable, open_verifier, verify
 from tfds_builders.verify_scans import decode_print, encode_print
 
@@ -49,6 +50,31 @@ def test_every_wrong_scan_is_found_and_what_is_corrected_is_said(raw, tmp_path):
     errors = find(findings, "error")
     assert set(errors) == {("truncated", "volume-2"), ("shape-mismatch", "volume-4")}
     assert "volume-2.nii.gz" in errors["truncated", "volume-2"]
+
+
+@pytest.mark.parametrize("target", ["not-fetched", "volume-4.nii.gz"], ids=["annex", "loop"])
+def test_a_link_to_nothing_is_its_cases_error(raw, tmp_path, target):
+    (raw / "volume-4.nii.gz").unlink()
+    (raw / "volume-4.nii.gz").symlink_to(target)
+    errors = find(run(raw, tmp_path), "error")
+    assert [where for _, where in errors] == ["volume-4"]
+    assert "volume-4.nii.gz" in next(iter(errors.values()))
+    with pytest.raises(DataError) as error:
+        open_builder("lits", "slices", tmp_path / "prepared", raw, False)
+    assert str(error.value).replace(str(raw), "RAW") == (
+        "A raw file cannot be read in RAW/volume-4.nii.gz: found a link to nothing; copy or fetch "
+        "the file, or take it away with its partner."
+    )
+
+
+def test_a_report_does_not_say_where_the_data_lie(raw, tmp_path):
+    (raw / "volume-4.nii.gz").write_bytes(b"no scan")
+    findings = run(raw, tmp_path)
+    assert find(findings, "error")["unknown-format", "volume-4"].startswith(
+        "A file is not NIfTI in volume-4.nii.gz: "
+    )
+    assert str(raw) not in (tmp_path / "checked.jsonl").read_text()
+    assert not [finding for finding in findings if str(raw) in finding.text]
 
 
 def test_copies_go_to_one_split(raw, tmp_path):

@@ -49,6 +49,20 @@ def test_terminal_line_renews_itself_twice_a_second(clock):
     assert stream.getvalue().count("\n") == 1 and stream.getvalue().endswith("\n")
 
 
+def test_a_budget_counts_instead_of_epochs(clock):
+    stream, shares = io.StringIO(), [0.1, 0.3, 1.0]
+    bar = Progress(1_000_000, 20, "val_tumour_dice", stream, share=lambda: shares[0])
+    for epoch, now in ((1, 30.0), (2, 60.0)):
+        clock[0] = now
+        shares.pop(0)
+        bar.show_epoch({"epoch": epoch, "loss": 0.5, "val_tumour_dice": 0.25})
+    assert stream.getvalue().splitlines() == [
+        # .2 of the budget in 30 s since the run, .1 used, was taken up
+        "epoch 1  30% of the budget  loss 0.5  val_tumour_dice 0.25  30 s/epoch  about 2 min left",
+        "epoch 2  100% of the budget  loss 0.5  val_tumour_dice 0.25  30 s/epoch",
+    ]
+
+
 def test_durations():
     seconds = (0.2, 59.4, 60, 3600, 3600 * 26 + 59)
     wanted = ["0 s", "59 s", "1 min", "1 h 0 min", "26 h 1 min"]

@@ -77,7 +77,7 @@ def test_another_run_is_refused_and_nothing_changes(
 def test_many_differences_are_counted(tmp_path):
     RunDirectory.open(tmp_path, RECIPE, "ssd", ENVIRONMENT)
     names = ("brightness", "noise_std", "translate_fraction", "crop_on_lesion_probability")
-    changes = {f"augment.{name}": 0.01 for name in names}
+    changes = {f"augment.{name}": 0.02 for name in names}
     changes |= {f"optimizer.{n}": 0.011 for n in ("learning_rate", "momentum", "weight_decay")}
     changes |= {f"loss.{n}": 0.5 for n in ("box_weight", "smooth_l1_beta")} | {"train.seed": 9}
     with pytest.raises(RunError, match=r"\(now 0\.011\) and 2 more; name another --out"):

@@ -63,16 +63,27 @@ def _write_images(builder: Any, folder: Path) -> Iterator[BoxImage]:
     import tensorflow_datasets as tfds
 
     options = tfds.ReadConfig(interleave_cycle_length=1)  # in the order of the shards
+    names: set[str] = set()
     for split in builder.info.splits:
         for example in builder.as_dataset(split=split, read_config=options).as_numpy_iterator():
-            yield _write_image(example, split, folder)
+            yield _write_image(example, split, folder, names)
 
 
-def _write_image(example: dict[str, Any], split: str, folder: Path) -> BoxImage:
+def _choose_name(file: str, names: set[str]) -> str:
+    """Return a safe folder name that none of `names` is, on any disk, and add it to them."""
+    safe = name = UNSAFE.sub("_", file.removesuffix(".png"))
+    number = 2
+    while name.lower() in names:
+        name, number = f"{safe}-{number}", number + 1
+    names.add(name.lower())
+    return name
+
+
+def _write_image(example: dict[str, Any], split: str, folder: Path, names: set[str]) -> BoxImage:
     file = example["file"].decode()
-    name = UNSAFE.sub("_", file.removesuffix(".png"))
+    name = _choose_name(file, names)
     place = folder / IMAGES / name
-    place.mkdir(parents=True)  # two files of one name would be an error of the data set
+    place.mkdir(parents=True)
     files = {}
     for which, file_name in NAMES.items():
         data = example[f"png_{which}"]

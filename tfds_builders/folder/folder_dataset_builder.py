@@ -64,7 +64,14 @@ class Builder(ScanBuilder):
             return index_boxes(data_dir, kind)
         cases, notes = index_scans(data_dir)
         return RawScans(
-            data_dir, tuple(cases), config, tuple(notes), read_case, describe, name_patients
+            data_dir,
+            tuple(cases),
+            config,
+            tuple(notes),
+            read_case,
+            describe,
+            name_patients,
+            tables=(data_dir / "dataset.json",),
         )
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from tfds_builders.segmentation import LESION, LIVER, Scan
 
 LESION_WORDS = ("tumor", "tumour", "lesion", "cancer", "metasta", "hcc")
 LIVER_WORDS = ("liver", "leber", "foie")
+IGNORE = "ignore"  # nnU-Net's voxels of which nobody knows what they are
 MAX_LABEL = 254
+ENDINGS = (".nii.gz", ".nii")
+OTHER_MODALITY = re.compile(r"(mr|t1|t2|flair|dwi|adc|pet)", re.IGNORECASE)  # how names begin
 
 
 @dataclass(frozen=True)
@@ -40,31 +44,52 @@ def parse_labels(labels: Any, where: str) -> tuple[tuple[int, int], ...]:
     """Read nnU-Net's `labels` in either version: which value is the liver, which a lesion.
 
     Args:
-        labels: {"background": 0, "liver": 1, "tumour": 2}, or {"0": "background", ...}.
+        labels: {"background": 0, "liver": 1, "tumour": 2}, or {"0": "background", ...}; regions,
+            {"liver": [1, 2], "tumour": [2]}, may share values: lesion goes before liver.
         where: What to call the file in an error.
 
     Returns:
-        Pairs of value and 0, 1 (liver) or 2 (lesion); other names (organs) are background.
+        Pairs of value and 0, 1 (liver) or 2 (lesion); other names (organs) are background, and
+        nnU-Net's `ignore` is none of them.
 
     Raises:
-        DataError: It is neither, or names no lesion.
+        DataError: It is neither, names no lesion, or gives a value two names.
 
     >>> parse_labels({"background": 0, "Liver": 1, "hepatic tumor": 2, "spleen": 3}, "here")
     ((0, 0), (1, 1), (2, 2), (3, 0))
     """
-    entries = labels.items() if isinstance(labels, Mapping) else ()
-    pairs = []
-    for key, value in entries:
-        name, number = (value, key) if isinstance(value, str) else (key, value)
-        text = str(number).strip()
-        if not (text.isascii() and text.isdigit() and int(text) <= MAX_LABEL):
+    plain: dict[int, int] = {}
+    regions: list[tuple[int, int]] = []
+    for key, value in labels.items() if isinstance(labels, Mapping) else ():
+        name, numbers = (value, key) if isinstance(value, str) else (key, value)
+        meaning = _find_meaning(str(name).lower())
+        values = _parse_values(str(name).lower(), numbers)
+        is_double = not isinstance(numbers, list) and not plain.keys().isdisjoint(values)
+        if not values or is_double or (meaning and 0 in values):
             found = f"{str(key)[:40]!r}: {str(value)[:40]!r}"
-            raise make_error("A label cannot be used", where, found, f"values 0 to {MAX_LABEL}")
-        pairs.append((int(text), _find_meaning(str(name).lower())))
-    if LESION not in {meaning for _, meaning in pairs}:
+            wanted = f"one name for a value of 1 to {MAX_LABEL}, 0 for the background"
+            raise make_error("A label cannot be used", where, found, wanted)
+        if str(name).lower() == IGNORE:
+            continue
+        if isinstance(numbers, list):
+            regions += [(each, meaning) for each in values]
+        else:
+            plain[values[0]] = meaning
+    meanings = dict(sorted([*plain.items(), *regions]))  # a lesion's region comes last
+    if LESION not in meanings.values():
         wanted = "a label whose name holds " + ", ".join(LESION_WORDS)
         raise make_error("No label is a lesion", where, repr(labels)[:120], wanted)
-    return tuple(sorted(set(pairs)))
+    return tuple(meanings.items())
+
+
+def _parse_values(name: str, numbers: Any) -> list[int]:
+    """Return the values of a label or a region, none where they cannot be told."""
+    texts = [str(each).strip() for each in (numbers if isinstance(numbers, list) else [numbers])]
+    if not all(text.isascii() and text.isdigit() and int(text) <= MAX_LABEL for text in texts):
+        return []
+    # "liver and tumours": [1, 2] may be both or the tumours of the liver.
+    is_both = _find_meaning(name) == LESION and any(word in name for word in LIVER_WORDS)
+    return [] if is_both and len(texts) > 1 else [int(text) for text in texts]
 
 
 def _find_meaning(name: str) -> int:
@@ -94,8 +119,11 @@ def index_scans(root: Path) -> tuple[list[FolderCase], list[str]]:
             next_step="write it beside imagesTr",
         )
     tree = read_json(where)
-    labels = parse_labels(tree.get("labels") if isinstance(tree, dict) else None, "dataset.json")
-    images, masks = _list_files(root / "imagesTr"), _list_files(root / "labelsTr")
+    tree = tree if isinstance(tree, dict) else {}
+    labels = parse_labels(tree.get("labels"), "dataset.json")
+    _check_form(tree)
+    masks = _list_files(root / "labelsTr")
+    images = _list_files(root / "imagesTr", masks)
     alone = sorted(set(images) - set(masks))
     if alone or not images:
         found = f"no mask of {alone[0]}" if alone else "no image"
@@ -103,19 +131,41 @@ def index_scans(root: Path) -> tuple[list[FolderCase], list[str]]:
         raise make_error("A case is not whole", str(root), found, wanted)
     cases = [FolderCase(name, images[name], masks[name], labels) for name in images]
     notes = [f"{len(cases)} scans; cases that show one person are one patient"]
+    if len(masks) > len(images):
+        notes.append(f"{len(masks) - len(images)} masks without an image: left out")
+    claim = tree.get("numTraining")
+    if isinstance(claim, int) and claim != len(cases):
+        notes.append(f"dataset.json says that there are {claim}")
     if not any(meaning == LIVER for _, meaning in labels):
         notes.append("no label is the liver")
     return cases, notes
 
 
-def _list_files(folder: Path) -> dict[str, Path]:
-    """Return case -> file; nnU-Net's channel number is not part of a case's name."""
+def _check_form(tree: Mapping[str, Any]) -> None:
+    """Refuse what dataset.json itself says is no CT or no NIfTI."""
+    ending = tree.get("file_ending", ENDINGS[0])
+    if ending not in ENDINGS:
+        wanted = " or ".join(ENDINGS)
+        raise make_error("file_ending cannot be read", "dataset.json", repr(ending)[:40], wanted)
+    channels = tree.get("channel_names", tree.get("modality"))
+    for name in channels.values() if isinstance(channels, Mapping) else ():
+        if isinstance(name, str) and OTHER_MODALITY.match(name):
+            raise make_error("Images are not CT", "dataset.json", repr(name)[:40], "CT")
+
+
+def _list_files(folder: Path, masks: Container[str] | None = None) -> dict[str, Path]:
+    """Return case -> file; nnU-Net's channel number is not part of an image's case.
+
+    Args:
+        folder: imagesTr or labelsTr.
+        masks: For images: the cases that have masks, which may end as a channel does.
+    """
     cases: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = ENDING.sub("", path.name)
         if name == path.name or name.startswith("."):  # macOS leaves ._ files
             continue
-        case = CHANNEL.sub("", name) if folder.name == "imagesTr" else name
+        case = name if masks is None or name in masks else CHANNEL.sub("", name)
         other = cases.setdefault(case, path)
         if other != path:
             found, wanted = f"{other.name} and {path.name}", "one channel: CT"
@@ -147,7 +197,7 @@ def read_case(case: FolderCase, patient: str) -> Scan:
             where=str(case.mask),
             found=", ".join(map(str, unknown[:5])),
             wanted=", ".join(str(value) for value, _ in case.labels),
-            next_step="name it in dataset.json, or correct the mask",
+            next_step="name it in dataset.json, but not ignore, or correct the mask",
         )
     corrections = [*image.corrections, *mask.corrections]
     changed = [f"{value} to {meaning}" for value, meaning in case.labels if value != meaning]

@@ -159,12 +159,14 @@ def read_image_sets(folder: Path) -> dict[str, str]:
     """
     names = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
     splits: dict[str, str] = {}
+    firsts: dict[str, str] = {}  # a class's lists have 1 or -1 behind the stem
     for name, split in names.items():
         path = folder / "ImageSets" / "Main" / f"{name}.txt"
         if path.is_file():
             lines = read_limited(path, MAX_BYTES).decode("utf-8", "replace").splitlines()
-            splits |= {line.split()[0]: split for line in lines if line.strip()}
-    return splits
+            splits |= {line.strip(): split for line in lines if line.strip()}
+            firsts |= {line.split()[0]: split for line in lines if line.strip()}
+    return firsts | splits
 
 
 def write_image_sets(folder: Path, splits: Sequence[tuple[str, str]]) -> None:

@@ -17,8 +17,11 @@ from tfds_builders.segmentation import Scan
 class Builder(ScanBuilder):
     """3D-IRCADb-01: liver and tumours of 20 patients, true HU and millimetres."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.1.0": "Slices have the scan's affine and its file's orientation.",
+        "1.0.0": "First release.",
+    }
     HOMEPAGE = "https://www.ircad.fr/research/data-sets/liver-segmentation-3d-ircadb-01/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"Download 3D-IRCADb-01 from {HOMEPAGE}, unpack each case, whose own archives may stay "

@@ -10,6 +10,7 @@ publishers count no liver tumour there), the `metastasectomie` of case 14 a scar
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -36,12 +37,13 @@ def read_case(case: Case, patient: str) -> Scan:
         Image and mask in one place; lesions count as liver where the liver's mask leaves them out.
 
     Raises:
-        CtError: What `read_dicom` raises; shape-mismatch, affine-mismatch: a mask does not lie
-            where the image lies, or not on a liver; bad-label: no liver, or a mask of the liver
-            that is neither liver, tumour nor cyst.
+        CtError: What `read_dicom` raises, also where a mask of the liver has no files;
+            shape-mismatch, affine-mismatch: a mask does not lie where the image lies, or
+            not on a liver; bad-label: no liver, or a mask of the liver that is neither liver,
+            tumour nor cyst.
     """
     image = read_dicom(case.image)
-    groups = group_masks(list_folders(case.masks), case)
+    groups = group_masks([*list_folders(case.masks), *_list_empty(case.masks)], case)
     labels = np.zeros(image.array.shape, np.uint8)
     corrections = list(image.corrections)
     for label, folders in ((LIVER, groups["liver"]), (LESION, groups["tumour"])):
@@ -87,6 +89,12 @@ def group_masks(folders: list[str], case: Case) -> dict[str, list[str]]:
         found = f"{len(groups['liver'])} masks of the liver"
         raise _make_error(case, found, "copy the case from its source again")
     return groups
+
+
+def _list_empty(masks: Path) -> list[str]:
+    """Return unpacked folders without anything in them: a mask that was not copied."""
+    folders = sorted(path for path in masks.rglob("*") if path.is_dir()) if masks.is_dir() else []
+    return [path.relative_to(masks).as_posix() for path in folders if not any(path.iterdir())]
 
 
 def _make_error(case: Case, found: str, next_step: str) -> CtError:

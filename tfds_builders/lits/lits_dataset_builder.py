@@ -20,8 +20,11 @@ from tfds_builders.segmentation import Scan
 class Builder(ScanBuilder):
     """LiTS: liver and tumours of 131 training volumes."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.1.0": "Slices have the scan's affine and its file's orientation.",
+        "1.0.0": "First release.",
+    }
     HOMEPAGE = "https://competitions.codalab.org/competitions/17094"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Download the training batches of LiTS from "

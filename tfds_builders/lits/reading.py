@@ -28,7 +28,7 @@ from tfds_builders.anatomy import (
     measure_sides,
     take_samples,
 )
-from tfds_builders.lits.ircadb import find_case, find_spacing_mm
+from tfds_builders.lits.ircadb import PUBLISHED, find_case, find_spacing_mm
 from tfds_builders.lits.layout import Case
 from tfds_builders.segmentation import LESION, Scan
 
@@ -69,17 +69,19 @@ def read_case(case: Case, patient: str) -> Scan:
 def _read_image(case: Case) -> tuple[Volume, bool]:
     """Return the image, and whether its affine is a published voxel size without directions."""
     header = read_nifti_header(case.image)
-    spacing_mm = find_spacing_mm(case.number, header.shape[2])
-    if spacing_mm is None:
+    if find_case(case.number) is None:
         return read_nifti(case.image), False
+    spacing_mm = find_spacing_mm(case.number, header.shape[2])
     try:
         stored = find_affine(header, str(case.image))
         lengths = np.linalg.norm(stored[:3, :3], axis=0)
         if not np.allclose(lengths, 1.0, atol=1e-6):
             return read_nifti(case.image), False
     except CtError as error:
-        if error.name not in GEOMETRY:
+        if error.name not in GEOMETRY or spacing_mm is None:
             raise
+    if spacing_mm is None:
+        raise _refuse_part(case, header.shape[2])
     z_mm, y_mm, x_mm = spacing_mm
     detail = (
         f"1 x 1 x 1 mm became {z_mm} x {y_mm} x {x_mm} mm (z, y, x), as published for 3D-IRCADb-01 "
@@ -89,6 +91,19 @@ def _read_image(case: Case) -> tuple[Volume, bool]:
     # RAS, as the identity says; the anatomy decides.
     image = read_nifti(case.image, affine=np.diag([-x_mm, -y_mm, z_mm, 1.0]))
     return _add_correction(image, correction), True
+
+
+def _refuse_part(case: Case, num_slices: int) -> CtError:
+    number = find_case(case.number)
+    assert number is not None
+    return CtError(
+        "identity-affine",
+        "An affine of 1 mm along each axis is false: the volume is a 3D-IRCADb-01 case",
+        where=str(case.image),
+        found=f"{num_slices} slices",
+        wanted=f"{PUBLISHED[number][2]}, of which the millimetres are published",
+        next_step="use the original volume, or set its true affine",
+    )
 
 
 def _add_correction(volume: Volume, correction: Correction) -> Volume:

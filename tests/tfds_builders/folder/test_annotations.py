@@ -60,6 +60,16 @@ def test_image_sets_round_trip(tmp_path):
     assert read_image_sets(tmp_path) == dict(pairs)
 
 
+def test_image_sets_of_names_with_spaces_and_of_classes(tmp_path):
+    pairs = [("my scan 1", "train"), ("my scan 2", "test")]
+    write_image_sets(tmp_path, [*pairs, ("b", "train")])
+    splits = read_image_sets(tmp_path)
+    assert [splits[name] for name, _ in pairs] == ["train", "test"]
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("c  1\nd -1\n")
+    splits = read_image_sets(tmp_path)
+    assert (splits["c"], splits["d"]) == ("validation", "validation")
+
+
 def test_coco_round_trip(tmp_path):
     plain = BoxImage("k.png", (8, 9), (), (), None, "", "", "", -1, "", "")
     write_coco(tmp_path / "a.json", [IMAGE, plain])

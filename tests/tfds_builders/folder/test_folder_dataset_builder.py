@@ -12,7 +12,7 @@ from tests.tfds_builders.harness import check_prepared, decode, read_boxes_px
 from tfds_builders import open_builder
 from tfds_builders.deeplesion.make_dummy_data import write_dummy_data
 from tfds_builders.folder.export import export_boxes
-from tfds_builders.folder.scans import parse_labels
+from tfds_builders.folder.scans import index_scans, parse_labels
 from tfds_builders.verify import open_verifier, verify
 
 
@@ -216,6 +216,9 @@ def test_scan_errors(scans, tmp_path):
         ({"background": 0, "liver": 1, "cancer": 2}, ((0, 0), (1, 1), (2, 2))),
         ({"0": "background", "1": "liver", "2": "Liver Tumor"}, ((0, 0), (1, 1), (2, 2))),
         ({"background": 0, "lesion": 5}, ((0, 0), (5, 2))),
+        ({"background": 0, "liver": [1, 2], "tumour": 2}, ((0, 0), (1, 1), (2, 2))),
+        ({"tumour": [2, 4], "liver": [1, 2, 4], "organ": [1, 3]}, ((1, 1), (2, 2), (3, 0), (4, 2))),
+        ({"liver": 1, "cancer": 2, "ignore": 3}, ((1, 1), (2, 2))),
     ],
 )
 def test_labels_of_both_versions(labels, pairs):
@@ -223,8 +226,80 @@ def test_labels_of_both_versions(labels, pairs):
 
 
 @pytest.mark.parametrize(
-    "labels", [None, {"liver": 1}, {"lesion": "x"}, {"lesion": 300}, {"lesion": [1, 2]}]
+    "labels",
+    [
+        None,
+        {"liver": 1},
+        {"lesion": "x"},
+        {"lesion": 300},
+        {"lesion": []},
+        {"lesion": [1, "x"]},
+        {"lesion": 1, "liver": 1},
+        {"liver": 0, "lesion": 1},
+        {"liver with lesions": [1, 2], "lesion": 2},
+    ],
 )
-def test_labels_that_name_no_lesion_are_refused(labels):
+def test_labels_that_cannot_be_told_are_refused(labels):
     with pytest.raises(DataError, match="label"):
         parse_labels(labels, "here")
+
+
+def change(root, **values):
+    tree = json.loads((root / "dataset.json").read_text()) | values
+    (root / "dataset.json").write_text(json.dumps(tree))
+
+
+def test_other_meanings_are_prepared_and_verified_again(scans, tmp_path):
+    def count_lesions():
+        builder = open_builder("folder", "slices", tmp_path / "prepared", scans, False)
+        return sum(int(example["lesion_px"]) for example in collect(builder).values())
+
+    assert count_lesions() == 3 * 2 * 63
+    assert ("corrected", "labels-merged", "c1") in check(scans, tmp_path, "slices")
+    change(scans, labels={"background": 0, "liver": 1, "tumour": 2, "spleen": 3})
+    assert count_lesions() == 3 * (4 * 320 - 2 * 63)
+    change(scans, labels={"background": 0, "liver": 1, "tumour": 2, "ignore": 3})
+    assert ("error", "bad-label", "c1") in check(scans, tmp_path, "slices")
+
+
+def test_what_is_no_ct_or_no_nifti_is_refused(scans, tmp_path):
+    for key, value, says in (
+        ("channel_names", {"0": "T1w"}, "Images are not CT in dataset.json: found 'T1w'"),
+        ("modality", {"0": "MRI"}, "Images are not CT in dataset.json: found 'MRI'"),
+        ("file_ending", ".nrrd", "file_ending cannot be read in dataset.json: found '.nrrd'"),
+    ):
+        tree = (scans / "dataset.json").read_text()
+        change(scans, **{key: value})
+        assert say(scans, tmp_path, "slices").startswith(says)
+        (scans / "dataset.json").write_text(tree)
+    change(scans, channel_names={"0": "CT"}, file_ending=".nii.gz", numTraining=3)
+    assert index_scans(scans)[1] == ["3 scans; cases that show one person are one patient"]
+
+
+def test_cases_that_end_as_a_channel_and_masks_alone(scans):
+    for i in range(3):
+        for folder, end in (("imagesTr", "_0000"), ("labelsTr", "")):
+            path = scans / folder / f"c{i}{end}.nii.gz"
+            path.rename(scans / folder / f"case_{i:04d}.nii.gz")
+    cases, _ = index_scans(scans)
+    assert [case.name for case in cases] == ["case_0000", "case_0001", "case_0002"]
+    change(scans, numTraining=3)
+    (scans / "imagesTr" / "case_0001.nii.gz").unlink()
+    assert index_scans(scans)[1][1:] == [
+        "1 masks without an image: left out",
+        "dataset.json says that there are 3",
+    ]
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_names_that_are_alike_as_folders_go_out(coco, tmp_path, form):
+    tree = json.loads((coco / "annotations.json").read_text())
+    for image, name in zip(tree["images"], ("\u5de6", "\u53f3", "_"), strict=True):
+        (coco / "images" / image["file_name"]).rename(coco / "images" / f"{name}.png")
+        image["file_name"] = f"{name}.png"
+    (coco / "annotations.json").write_text(json.dumps(tree))
+    source = open_builder("folder", "boxes", tmp_path / "prepared", coco, False)
+    assert export_boxes(source, form, tmp_path / "out") == 3
+    back = open_builder("folder", "boxes", tmp_path / "prepared", tmp_path / "out", False)
+    images = [{key[3] for key in collect(builder)} for builder in (source, back)]
+    assert images[0] == images[1] and len(images[0]) == 3

@@ -1,0 +1,243 @@
+"""Masks as people hand them over: NIfTI files in a folder or a zip, paired by name or by number.
+
+for pair in pair_files(list_masks("truth/"), list_masks("submission.zip")):
+    truth, prediction = mask_pairs.read_pair(pair, mask_pairs.find_grid(pair))
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from lesionkeras.ct.findings import CtError
+from lesionkeras.ct.nifti_stream import COPY_AGAIN, open_file
+
+ENDING = re.compile(r"\.nii(\.gz)?$")
+NUMBER = re.compile(r"\d+")
+NO_NUMBER = -1
+MOST_NAMES = 10  # of cases in an error's text
+_GZIP_HEAD = b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # deflate, no name, no time, unknown system
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """One NIfTI file, by itself or in a zip.
+
+    Attributes:
+        name: Its name without folder and ending.
+        path: Of the file, or of the zip.
+        member: Its name in the zip; "" is none.
+    """
+
+    name: str
+    path: Path
+    member: str = ""
+
+    @property
+    def where(self) -> str:
+        """What to call it in an error."""
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    def open(self) -> BinaryIO:
+        """Opens it for reading and seeking.
+
+        Raises:
+            CtError: not-found, unreadable-file, damaged.
+        """
+        if not self.member:
+            return open_file(self.path)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return _open_member(archive, archive.getinfo(self.member))
+        except (OSError, KeyError, ValueError, struct.error, zipfile.BadZipFile) as error:
+            raise CtError(
+                "damaged", "A zip cannot be read", where=self.where, next_step=COPY_AGAIN
+            ) from error
+
+
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    """Return a member as a file in memory that seeks without inflating anything twice.
+
+    A deflated member becomes a gzip file with the zip's own checksum: the NIfTI reader inflates it
+    part by part, at isal's speed, no further than its header says, and checks it.
+    """
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("encrypted, or packed by another method")
+    file = archive.fp
+    assert file is not None
+    file.seek(info.header_offset)
+    name_bytes, extra_bytes = struct.unpack("<26x2H", file.read(30))
+    file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
+    packed = file.read(info.compress_size)
+    if info.compress_type == zipfile.ZIP_STORED:
+        if zlib.crc32(packed) != info.CRC:
+            raise ValueError("checksum")
+        return io.BytesIO(packed)
+    end = struct.pack("<2I", info.CRC, info.file_size % 2**32)
+    return io.BytesIO(_GZIP_HEAD + packed + end)
+
+
+def list_masks(path: str | os.PathLike[str]) -> list[MaskFile]:
+    """Lists the masks of a folder, at any depth, or of a zip, or a file alone.
+
+    Args:
+        path: The folder, the zip, or one .nii or .nii.gz.
+
+    Returns:
+        The masks; where some are called segmentation-N, as LiTS calls them, those called volume-N
+        are scans and left out.
+
+    Raises:
+        CtError: not-found, empty-folder, damaged; several-cases: two files of one name.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [MaskFile(_strip(p.name), p) for p in sorted(path.rglob("*")) if _is_mask(p.name)]
+    elif path.suffix == ".zip" and path.is_file():
+        found = _list_members(path)
+    else:
+        open_file(path).close()
+        found = [MaskFile(_strip(path.name), path)]
+    if any(file.name.startswith("segmentation") for file in found):
+        found = [file for file in found if not file.name.startswith("volume")]
+    if not found:
+        raise CtError(
+            "empty-folder",
+            "There is no mask",
+            where=str(path),
+            wanted="files that end in .nii or .nii.gz",
+            next_step="name the folder or zip that holds them",
+        )
+    _check_unique([file.name for file in found], str(path), "name")
+    return found
+
+
+def _list_members(path: Path) -> list[MaskFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(archive.namelist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CtError(
+            "damaged", "A zip cannot be read", where=str(path), next_step=COPY_AGAIN
+        ) from error
+    return [
+        MaskFile(_strip(name.rsplit("/", 1)[-1]), path, name)
+        for name in names
+        if _is_mask(name.rsplit("/", 1)[-1])
+    ]
+
+
+def _is_mask(name: str) -> bool:
+    return bool(ENDING.search(name)) and not name.startswith(".")  # macOS leaves ._ files
+
+
+def _strip(name: str) -> str:
+    return ENDING.sub("", name)
+
+
+def _check_unique(keys: Sequence[str], where: str, what: str) -> None:
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise CtError(
+            "several-cases",
+            f"Two masks have one {what}",
+            where=where,
+            found=_join(twice),
+            next_step="leave one file a case there",
+        )
+
+
+def _join(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """Truth and prediction of one case.
+
+    Attributes:
+        case: The truth's name.
+        truth: Its file.
+        prediction: The other.
+    """
+
+    case: str
+    truth: MaskFile
+    prediction: MaskFile
+
+
+def pair_files(truths: Sequence[MaskFile], predictions: Sequence[MaskFile]) -> list[FilePair]:
+    """Pairs masks by their whole names or, if none is on both sides, by the last number in each.
+
+    One truth and one prediction are a pair unless their numbers differ.
+
+    Args:
+        truths: Of `list_masks`.
+        predictions: The same; exactly those of the truths.
+
+    Returns:
+        The pairs, by number where names hold one, then by name.
+
+    Raises:
+        CtError: not-found: a case without a partner; several-cases: one number twice.
+
+    >>> files = [[MaskFile(name, Path(name)) for name in names]
+    ...          for names in (["segmentation-10", "segmentation-9"], ["liver_9", "liver_10"])]
+    >>> [(pair.case, pair.prediction.name) for pair in pair_files(*files)]
+    [('segmentation-9', 'liver_9'), ('segmentation-10', 'liver_10')]
+    """
+    if len(truths) == len(predictions) == 1:
+        numbers = {find_number(file.name) for file in (*truths, *predictions)}
+        if len(numbers) == 1 or NO_NUMBER in numbers:
+            return [FilePair(truths[0].name, truths[0], predictions[0])]
+    sides = [{file.name: file for file in files} for files in (truths, predictions)]
+    if not sides[0].keys() & sides[1].keys():
+        sides = [_number(files) for files in (truths, predictions)]
+    _check_partners(sides[0], sides[1], "truth", "prediction")
+    _check_partners(sides[1], sides[0], "prediction", "truth")
+    pairs = [FilePair(sides[0][key].name, sides[0][key], sides[1][key]) for key in sides[0]]
+    return sorted(pairs, key=lambda pair: (find_number(pair.case), pair.case))
+
+
+def _check_partners(
+    files: dict[str, MaskFile], others: dict[str, MaskFile], what: str, partner: str
+) -> None:
+    alone = [file for key, file in files.items() if key not in others]
+    if alone:
+        raise CtError(
+            "not-found",
+            f"A {what} has no {partner}",
+            where=str(alone[0].path if alone[0].member else alone[0].path.parent),
+            found=_join([file.name for file in alone]),
+            wanted=f"one {partner} each, by the same name or number",
+            next_step=f"add the {partner}, or take the {what} away",
+        )
+
+
+def find_number(name: str) -> int:
+    """Returns the last number in a case's name, or NO_NUMBER.
+
+    >>> find_number("test-segmentation-12"), find_number("liver")
+    (12, -1)
+    """
+    numbers = NUMBER.findall(name)
+    return int(numbers[-1]) if numbers else NO_NUMBER
+
+
+def _number(files: Sequence[MaskFile]) -> dict[str, MaskFile]:
+    numbered = [file for file in files if find_number(file.name) != NO_NUMBER]
+    keys = [str(find_number(file.name)) for file in numbered]
+    if numbered:
+        _check_unique(keys, str(numbered[0].path.parent), "number")
+    return {file.name: file for file in files if file not in numbered} | dict(
+        zip(keys, numbered, strict=True)
+    )

@@ -1,0 +1,228 @@
+"""What is done to a volume's mask after the network: five steps, each of them a function.
+
+A mask is uint8 [z, y, x], 0 background, 1 liver, 2 tumour; spacing is of a voxel, z, y and x.
+Pieces are connected across faces in 3-D, as lesions are counted (`metrics.corrected_protocol`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from lesionkeras.config import PostprocessConfig
+
+BACKGROUND, LIVER, TUMOUR = 0, 1, 2
+FACES = ndimage.generate_binary_structure(3, 1)
+NO_STEP = PostprocessConfig(
+    closing_mm=0.0,
+    fill_holes=False,
+    largest_liver=False,
+    tumour_inside_liver=False,
+    min_lesion_mm3=0.0,
+)
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its words, its field in the recipe, and the mask it gives."""
+
+    title: str
+    field: str
+    apply: Callable[[np.ndarray, Spacing, PostprocessConfig], np.ndarray]
+    tried: float | bool  # the field's value where a report tries a step that the recipe leaves out
+
+
+def _find_extent(foreground: np.ndarray) -> tuple[slice, ...]:
+    """Return the box of what is True; 3-D steps work on that alone."""
+    found = ndimage.find_objects(foreground.astype(np.uint8))
+    return found[0] if found else (slice(0, 0),) * foreground.ndim
+
+
+def make_disc(radius_mm: float, spacing_mm: tuple[float, float]) -> np.ndarray:
+    """Return the pixels whose centre is within a radius of the middle one, uint8.
+
+    Args:
+        radius_mm: 0 or more.
+        spacing_mm: Of a pixel, y and x.
+
+    >>> make_disc(1.0, (1.0, 0.5)).tolist()
+    [[0, 0, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]]
+    """
+    reach = [math.floor(radius_mm / spacing + 1e-6) for spacing in spacing_mm]
+    y, x = np.ogrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1]
+    distance_mm = np.hypot(y * spacing_mm[0], x * spacing_mm[1])
+    return (distance_mm <= radius_mm + 1e-6).astype(np.uint8)
+
+
+def close_slices(mask: np.ndarray, radius_mm: float, spacing_mm: Spacing) -> np.ndarray:
+    """Close gaps narrower than a disc's diameter in each slice, of the tumour and of the liver.
+
+    Source: P5, 3.6, which closes the binary masks of its slices.
+
+    >>> bars = np.uint8([[[2, 0, 2, 0, 0, 0, 2]] * 3])
+    >>> close_slices(bars, 1.0, (5.0, 1.0, 1.0))[0, 1].tolist()
+    [2, 2, 2, 0, 0, 0, 2]
+    """
+    disc = make_disc(radius_mm, spacing_mm[1:])
+    room = max(disc.shape)  # beyond the edge is background, so that nothing grows there
+
+    def close(foreground: np.ndarray) -> np.ndarray:
+        padded = np.pad(foreground.astype(np.uint8), room)
+        closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc)
+        return closed[room:-room, room:-room].astype(bool)
+
+    return _change_slices(mask, close)
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Fill what liver encloses in its slice with liver, and what tumour encloses with tumour.
+
+    Source: P3, 2.6.
+
+    >>> mask = np.uint8([[[2, 2, 2, 0], [2, 1, 2, 0], [2, 2, 2, 1], [0, 0, 0, 0]]])
+    >>> fill_holes(mask)[0, 1].tolist()
+    [2, 2, 2, 0]
+    """
+    return _change_slices(mask, ndimage.binary_fill_holes)
+
+
+def _change_slices(mask: np.ndarray, grow: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Let tumour grow, and all that is no background; neither ever loses a pixel."""
+    result = mask.copy()
+    for z in np.flatnonzero(mask.any(axis=(1, 2))):
+        region, tumour = mask[z] != BACKGROUND, mask[z] == TUMOUR
+        result[z][grow(region) & ~region] = LIVER
+        if tumour.any():
+            result[z][grow(tumour)] = TUMOUR
+    return result
+
+
+def keep_largest_liver(mask: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+    """Keep the largest piece of liver with its tumours; other liver becomes background.
+
+    Tumours elsewhere stay: `keep_tumour_inside` is the step that drops them.
+
+    >>> keep_largest_liver(np.uint8([[[1, 1, 2, 0, 1, 2, 0, 2]]]), (1.0, 1.0, 1.0)).tolist()
+    [[[1, 1, 2, 0, 0, 2, 0, 2]]]
+    """
+    extent = _find_extent(mask != BACKGROUND)
+    result, part = mask.copy(), mask[extent]
+    # what has no liver in it is no piece of liver, however large
+    pieces, count = ndimage.label(part != BACKGROUND, FACES)
+    if count < 2:
+        return result
+    liver_sizes = np.bincount(pieces[part == LIVER], minlength=count + 1)
+    if not liver_sizes.any():
+        return result
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1) * (liver_sizes > 0)
+    sizes[0] = 0
+    result[extent][(pieces != sizes.argmax()) & (part == LIVER)] = BACKGROUND
+    return result
+
+
+def keep_tumour_inside(mask: np.ndarray) -> np.ndarray:
+    """Drop tumours that touch no liver; a mask without any liver, of a binary head, stays.
+
+    >>> keep_tumour_inside(np.uint8([[[1, 2, 2, 0, 2]]])).tolist()
+    [[[1, 2, 2, 0, 0]]]
+    """
+    if not (mask == LIVER).any():
+        return mask.copy()
+    extent = _find_extent(mask != BACKGROUND)
+    result, part = mask.copy(), mask[extent]
+    tumours, count = ndimage.label(part == TUMOUR, FACES)
+    near_liver = ndimage.binary_dilation(part == LIVER, FACES)
+    touches = np.zeros(count + 1, bool)
+    touches[np.unique(tumours[near_liver])] = True
+    result[extent][(tumours > 0) & ~touches[tumours]] = BACKGROUND
+    return result
+
+
+def drop_small_tumours(mask: np.ndarray, least_mm3: float, spacing_mm: Spacing) -> np.ndarray:
+    """Make tumours below a size liver, or background where there is no liver at all.
+
+    >>> drop_small_tumours(np.uint8([[[1, 2, 1, 2, 2]]]), 2.0, (1.0, 1.0, 1.0)).tolist()
+    [[[1, 1, 1, 2, 2]]]
+    """
+    extent = _find_extent(mask == TUMOUR)
+    result, part = mask.copy(), mask[extent]
+    tumours, count = ndimage.label(part == TUMOUR, FACES)
+    sizes_mm3 = np.bincount(tumours.ravel(), minlength=count + 1) * math.prod(spacing_mm)
+    small = sizes_mm3 < least_mm3 * (1 - 1e-6)
+    small[0] = False
+    result[extent][small[tumours]] = LIVER if (mask == LIVER).any() else BACKGROUND
+    return result
+
+
+STEPS = (
+    Step(
+        "closing",
+        "closing_mm",
+        lambda mask, spacing, config: close_slices(mask, config.closing_mm, spacing),
+        2.0,  # mm: three pixels of most scans
+    ),
+    Step("holes filled", "fill_holes", lambda mask, spacing, config: fill_holes(mask), True),
+    Step(
+        "largest liver",
+        "largest_liver",
+        lambda mask, spacing, config: keep_largest_liver(mask, spacing),
+        True,
+    ),
+    Step(
+        "tumour inside the liver",
+        "tumour_inside_liver",
+        lambda mask, spacing, config: keep_tumour_inside(mask),
+        True,
+    ),
+    Step(
+        "least lesion size",
+        "min_lesion_mm3",
+        lambda mask, spacing, config: drop_small_tumours(mask, config.min_lesion_mm3, spacing),
+        15.0,  # mm3: a ball of 3 mm, below which LiTS has stray voxels (tfds_builders/lits/README)
+    ),
+)
+
+
+def postprocess(mask: np.ndarray, spacing_mm: Spacing, config: PostprocessConfig) -> np.ndarray:
+    """Do the steps that a recipe asks for, in their order.
+
+    Args:
+        mask: uint8 [z, y, x]; not changed.
+        spacing_mm: Of a voxel, z, y and x.
+        config: Which steps, and how far.
+
+    Returns:
+        uint8 [z, y, x].
+    """
+    for step in STEPS:
+        if getattr(config, step.field):
+            mask = step.apply(mask, spacing_mm, config)
+    return mask
+
+
+def list_variants(config: PostprocessConfig) -> Iterator[tuple[str, PostprocessConfig, bool]]:
+    """List what a report compares: no step, the recipe's steps one by one, the others added to it.
+
+    Args:
+        config: Of the recipe.
+
+    Yields:
+        Title, the steps, and whether all of them are the recipe's own.
+    """
+    yield "none", NO_STEP, True
+    done: dict[str, Any] = {}
+    for step in STEPS:
+        if value := getattr(config, step.field):
+            done[step.field] = value
+            yield f"+ {step.title}", replace(NO_STEP, **done), True
+    for step in STEPS:
+        if not getattr(config, step.field):
+            more = replace(NO_STEP, **done | {step.field: step.tried})
+            yield f"all of these + {step.title}", more, False

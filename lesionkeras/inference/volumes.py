@@ -1,0 +1,200 @@
+"""Slices of a volume to its mask in the source's pixels, one volume at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lesionkeras.config import InferenceConfig, SegmentationDataConfig, SegmentationRecipe
+from lesionkeras.ct.grid import to_slice
+from lesionkeras.ct.volume import Source
+from lesionkeras.data.segmentation import SegmentationSplit, make_segmentation_eval
+from lesionkeras.data.slices import LESION, LIVER
+
+Predict = Callable[[Any], np.ndarray]
+FLIPS = ([2], [1], [1, 2])  # axes of [B, H, W, C] that are mirrored, and mirrored back
+
+
+@dataclass(frozen=True)
+class SegmentedVolume:
+    """What a network says of one volume, and the truth beside it.
+
+    Attributes:
+        name: The volume in its data set.
+        patient: Whose it is.
+        spacing_mm: Of a voxel of the source, z, y and x.
+        affine: float64 [4, 4], (z, y, x, 1) index of a voxel's centre to (L, P, S, 1) mm.
+        source: How the file lay that the volume was read from.
+        rows: Of the prepared slices, from caudal.
+        mask: uint8 [z, y, x] as predicted: 0 background, 1 liver, 2 tumour.
+        truth: uint8 [z, y, x].
+        square_masks: uint8 [z, S, S], as predicted at the network's size.
+        square_truths: uint8 [z, S, S].
+    """
+
+    name: str
+    patient: str
+    spacing_mm: tuple[float, float, float]
+    affine: np.ndarray
+    source: Source
+    rows: np.ndarray
+    mask: np.ndarray
+    truth: np.ndarray
+    square_masks: np.ndarray
+    square_truths: np.ndarray
+
+
+def list_volumes(split: SegmentationSplit) -> dict[str, np.ndarray]:
+    """Return the rows of each volume of a split from caudal to cranial, by its name.
+
+    Args:
+        split: Slices of any order; a volume may be there in part.
+    """
+    rows: dict[str, list[int]] = {}
+    for row in np.unique(split.rows):
+        rows.setdefault(split.slices.volumes[row], []).append(int(row))
+    numbers = split.slices.numbers
+    return {
+        name: np.array(sorted(found, key=lambda row: numbers[row]), np.int64)
+        for name, found in sorted(rows.items())
+    }
+
+
+def make_predictor(model: Any, inference: InferenceConfig, target: str) -> Predict:
+    """Return a compiled function from images to probabilities.
+
+    It follows the model's weights: made once, it serves a run's every validation.
+
+    Args:
+        model: From image float32 [B, S, S, C] to logits [B, S, S, 1 or 3].
+        inference: Flips, the tumour's bias.
+        target: What a binary head finds: "tumour" or "liver".
+
+    Returns:
+        Image -> float32 [B, S, S, 3] probabilities of background, liver and tumour.
+    """
+    import tensorflow as tf
+
+    bias = tf.constant([0.0, 0.0, inference.tumour_bias])
+
+    def to_probabilities(logits: Any) -> Any:
+        if logits.shape[-1] != 1:
+            return tf.nn.softmax(logits + bias)
+        prob = tf.sigmoid(logits)
+        nothing = tf.zeros_like(prob)
+        parts = (prob, nothing) if target == "liver" else (nothing, prob)
+        return tf.concat([1.0 - prob, *parts], axis=-1)
+
+    @tf.function(reduce_retracing=True)
+    def predict(image: Any) -> Any:
+        views = [to_probabilities(model(image, training=False))]
+        for axes in FLIPS if inference.flips else ():
+            flipped = model(tf.reverse(image, axes), training=False)
+            views.append(tf.reverse(to_probabilities(flipped), axes))
+        return tf.add_n(views) / float(len(views))
+
+    return lambda image: predict(image).numpy()
+
+
+def decode_probabilities(prob: np.ndarray, threshold: float, is_binary: bool) -> np.ndarray:
+    """Return the mask of probabilities.
+
+    Args:
+        prob: float32 [..., 3] of background, liver and tumour.
+        threshold: What a binary head's probability must exceed.
+        is_binary: Whether one head made them: then one of liver and tumour is 0 everywhere.
+
+    Returns:
+        uint8 [...]; without a binary head the likeliest class, of equal ones the first.
+
+    >>> decode_probabilities(np.float32([[0.4, 0.3, 0.3], [0.2, 0.3, 0.5]]), 0.5, False).tolist()
+    [0, 2]
+    """
+    if is_binary:
+        found = prob[..., LIVER:] > threshold
+        return (LIVER * found[..., 0] + LESION * found[..., 1]).astype(np.uint8)
+    return prob.argmax(axis=-1).astype(np.uint8)
+
+
+def segment_volumes(
+    predict: Predict,
+    split: SegmentationSplit,
+    recipe: SegmentationRecipe,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[SegmentedVolume]:
+    """Segment the volumes of a split one after the other, in the order of their names.
+
+    Probabilities, not labels, are brought back to the source's pixels.
+
+    Args:
+        predict: From `make_predictor`.
+        split: What is segmented.
+        recipe: Its data, inference and head.
+        progress: Called with slices done and slices in all.
+
+    Yields:
+        A volume; nothing of the one before is kept.
+    """
+    volumes, done = list_volumes(split), 0
+    total = sum(map(len, volumes.values()))
+    for name, rows in volumes.items():
+        yield _segment(predict, SegmentationSplit(split.slices, rows), name, recipe)
+        done += len(rows)
+        progress(done, total)
+
+
+def _segment(
+    predict: Predict, volume: SegmentationSplit, name: str, recipe: SegmentationRecipe
+) -> SegmentedVolume:
+    slices, rows, inference = volume.slices, volume.rows, recipe.inference
+    is_binary = recipe.model.head == "binary"
+    height, width = (int(length) for length in slices.size_px[rows[0]])
+    mask = np.empty((len(rows), height, width), np.uint8)
+    truth, done = np.empty_like(mask), 0
+    square_masks, square_truths = [], []
+    for image, square_truth in _read(volume, recipe.data, inference.batch_size):
+        prob = predict(image)
+        for each in prob:
+            # background is what is left, also where the square does not reach
+            native = to_slice(each[..., LIVER:], slices.find_grid(rows[done]))
+            rest = 1.0 - native.sum(axis=-1, keepdims=True)
+            whole = np.concatenate([rest, native], axis=-1)
+            mask[done] = decode_probabilities(whole, inference.threshold, is_binary)
+            truth[done] = slices.own_masks[rows[done]]
+            done += 1
+        square_masks.append(decode_probabilities(prob, inference.threshold, is_binary))
+        square_truths.append(square_truth.numpy())
+    return SegmentedVolume(
+        name=name,
+        patient=slices.patients[rows[0]],
+        spacing_mm=slices.find_own_spacing_mm(rows[0]),
+        affine=move_origin(slices.affines[rows[0]], int(slices.numbers[rows[0]])),
+        source=Source("nifti", slices.source_codes[rows[0]]),
+        rows=rows,
+        mask=mask,
+        truth=truth,
+        square_masks=np.concatenate(square_masks),
+        square_truths=np.concatenate(square_truths),
+    )
+
+
+def move_origin(affine: np.ndarray, slice_number: int) -> np.ndarray:
+    """Return the affine of a volume that begins with a slice of another.
+
+    Args:
+        affine: [4, 4] of the other.
+        slice_number: From its first, which is 0.
+
+    >>> move_origin(np.diag([5.0, 1.0, 1.0, 1.0]), 3)[:, 3].tolist()
+    [15.0, 0.0, 0.0, 1.0]
+    """
+    moved = np.array(affine, np.float64)
+    moved[:, 3] = affine @ [slice_number, 0, 0, 1]
+    return moved
+
+
+def _read(volume: SegmentationSplit, data: SegmentationDataConfig, batch_size: int) -> Any:
+    return make_segmentation_eval(volume, data, batch_size=batch_size)

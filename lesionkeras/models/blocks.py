@@ -1,0 +1,215 @@
+"""What the segmentation networks are made of: convolutions, upsampling, heads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from lesionkeras.errors import RecipeError
+from lesionkeras.models.backbones import NORM_MOMENTUM
+
+NUM_LOGITS = {"binary": 1, "three_class": 3}
+UPSAMPLINGS = ("transpose", "nearest", "bilinear")
+NORMS = ("none", "batch", "instance", "group")
+NORM_EPSILON = 1e-5
+MAX_GROUPS = 8  # of a group norm; fewer where the channels do not divide
+
+
+def check_known(config: Any) -> None:
+    """Check the words and widths of a segmentation network's config.
+
+    Args:
+        config: Its `head`, `norm` and `upsampling` are looked at, where it has them.
+
+    Raises:
+        RecipeError: The first that is not known.
+    """
+    known = {"head": tuple(NUM_LOGITS), "norm": NORMS, "upsampling": UPSAMPLINGS}
+    for field, words in known.items():
+        value = getattr(config, field, words[0])
+        if value not in words:
+            raise RecipeError(
+                f"model.{field} is unknown", found=repr(value), wanted=" or ".join(words)
+            )
+
+
+def check_size(config: Any, side_px: int | None) -> None:
+    """Check that a network can halve an image's side as often as it does.
+
+    Args:
+        config: Of a segmentation network, with `size_multiple_px`.
+        side_px: Of the image; None, where it is not known yet, passes.
+
+    Raises:
+        RecipeError: It cannot.
+    """
+    _check_side(config.size_multiple_px, side_px)
+
+
+def _check_side(multiple_px: int, side_px: int | None) -> None:
+    if side_px is None or side_px % multiple_px == 0:
+        return
+    below = side_px // multiple_px * multiple_px
+    choices = [str(size) for size in (below, below + multiple_px) if size]
+    raise RecipeError(
+        "An image does not divide into the network's cells",
+        where="data.image_size_px",
+        found=f"{side_px} px",
+        wanted=f"a multiple of {multiple_px} px",
+        next_step=f"set data.image_size_px={' or '.join(choices)}",
+    )
+
+
+@keras.saving.register_keras_serializable("lesionkeras")
+class SizeCheck(keras.layers.Layer):
+    """Passes an image on; refuses one whose sides are known and do not divide.
+
+    Without it Keras speaks of shapes that a Concatenate deep in the network cannot join.
+
+    Args:
+        multiple_px: What both sides must divide by.
+    """
+
+    def __init__(self, multiple_px: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.multiple_px = multiple_px
+
+    def call(self, inputs: Any) -> Any:
+        """Return [B, H, W, C] as it is."""
+        try:
+            for side_px in inputs.shape[1:3]:
+                _check_side(self.multiple_px, side_px)
+        except RecipeError as error:
+            error._keras_call_info_injected = True  # type: ignore[attr-defined]  # else Keras
+            raise  # puts the arguments of every call on the way into the sentence
+        return inputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape as it is."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "multiple_px": self.multiple_px}
+
+
+def normalise(x: Any, norm: str, name: str) -> Any:
+    """Apply the norm of a config to [B, H, W, C]."""
+    if norm == "batch":
+        layer = keras.layers.BatchNormalization(
+            momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, name=name
+        )
+    elif norm == "instance":
+        layer = keras.layers.GroupNormalization(-1, epsilon=NORM_EPSILON, name=name)
+    elif norm == "group":
+        groups = math.gcd(MAX_GROUPS, x.shape[-1])
+        layer = keras.layers.GroupNormalization(groups, epsilon=NORM_EPSILON, name=name)
+    else:
+        return x
+    return layer(x)
+
+
+def convolve(x: Any, channels: int, norm: str, name: str, use_bias: bool | None = None) -> Any:
+    """Convolve by 3x3, 'same', then norm, then ReLU.
+
+    Args:
+        x: [B, H, W, C].
+        channels: Of the result.
+        norm: A word of NORMS.
+        name: Of the convolution; its norm and ReLU are named after it.
+        use_bias: None has one where no norm would take it away again.
+
+    Returns:
+        [B, H, W, channels].
+    """
+    if use_bias is None:
+        use_bias = norm == "none"
+    x = keras.layers.Conv2D(
+        channels,
+        3,
+        padding="same",
+        use_bias=use_bias,
+        kernel_initializer="he_normal",  # Ronneberger 2015, 3: std sqrt(2 / N)
+        name=name,
+    )(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(normalise(x, norm, f"{name}_norm"))
+
+
+def upsample(x: Any, channels: int, upsampling: str, name: str) -> Any:
+    """Double the sides of [B, H, W, C] and change its channels.
+
+    Args:
+        x: [B, H, W, C].
+        channels: Of the result.
+        upsampling: "transpose" is the U-Net's 2x2 up-convolution; "nearest" and "bilinear" follow
+            a 1x1 convolution, which commutes with them and costs a quarter before.
+        name: Of the layers.
+
+    Returns:
+        [B, 2 H, 2 W, channels].
+    """
+    if upsampling == "transpose":
+        return keras.layers.Conv2DTranspose(
+            channels, 2, strides=2, kernel_initializer="he_normal", name=name
+        )(x)
+    x = keras.layers.Conv2D(channels, 1, kernel_initializer="he_normal", name=name)(x)
+    return keras.layers.UpSampling2D(2, interpolation=upsampling, name=f"{name}_{upsampling}")(x)
+
+
+def predict(x: Any, head: str, name: str, kernel_px: int = 1) -> Any:
+    """Return the logits of a map, float32 under every precision policy.
+
+    Args:
+        x: [B, H, W, C].
+        head: A key of NUM_LOGITS.
+        name: Of the convolution.
+        kernel_px: Side of its kernel.
+
+    Returns:
+        float32 [B, H, W, NUM_LOGITS[head]].
+    """
+    return keras.layers.Conv2D(
+        NUM_LOGITS[head], kernel_px, padding="same", dtype="float32", name=name
+    )(x)
+
+
+def predict_scales(maps: list[Any], head: str, deep_supervision: int) -> list[Any]:
+    """Return the logits of a decoder's maps.
+
+    Args:
+        maps: [B, H / 2^i, W / 2^i, C] from the finest.
+        head: A key of NUM_LOGITS.
+        deep_supervision: How many are wanted beside the finest.
+
+    Returns:
+        1 + deep_supervision maps of logits, from the finest: `logits`, `logits2`, `logits4` ...
+
+    Raises:
+        RecipeError: There are fewer maps.
+    """
+    if not 0 <= deep_supervision < len(maps):
+        raise RecipeError(
+            "Deep supervision wants maps that the decoder has not",
+            where="model.deep_supervision",
+            found=str(deep_supervision),
+            wanted=f"0 to {len(maps) - 1}",
+            next_step="lower it",
+        )
+    names = ["logits", *(f"logits{2**i}" for i in range(1, deep_supervision + 1))]
+    return [predict(x, head, name) for x, name in zip(maps, names, strict=False)]
+
+
+def inference_model(model: keras.Model) -> keras.Model:
+    """Return a network with the logits at full resolution alone; weights are shared.
+
+    Args:
+        model: From a builder of this package; one without deep supervision comes back itself.
+
+    Returns:
+        A model from image to float32 [B, H, W, 1 or 3].
+    """
+    if len(model.outputs) == 1:
+        return model
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)

@@ -1,0 +1,380 @@
+"""What an evaluation of masks found: tables as CSV, figures as JSON, a page."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from lesionkeras.metrics.scores import CaseScores, Lesion, ObjectScores
+from lesionkeras.metrics.volumes import ScoredCase, compare_protocols
+from lesionkeras.report.mask_evaluation import Evaluation, ScoringOptions
+from lesionkeras.report.page import (
+    Block,
+    Notice,
+    Paragraph,
+    Scores,
+    Section,
+    Table,
+    write_report,
+)
+from lesionkeras.training.run import write_bytes, write_json
+
+CASES_FILE, LESIONS_FILE = "cases.csv", "lesions.csv"
+SCORES_FILE, PAGE_FILE = "scores.json", "report.html"
+ABOUT = {
+    "lits": "Scored as the final program of the LiTS challenge scores, its faults included; "
+    "lesions' Dice and distances are means over lesions found at overlap .5.",
+    "corrected": "Means over the cases where a score exists, with 95 % intervals over patients "
+    "drawn with replacement. A lesion is found at overlap 0 if a predicted voxel lies in it, and "
+    "at .5 if intersection by union with all components that overlap it is above .5. Cases "
+    "without a lesion have no tumour Dice; what was predicted in them stands under lesion-free "
+    "cases.",
+}
+SURFACES = (
+    "Surface: voxels with one of 18 neighbours outside; distances in mm, of all surface voxels of "
+    "both masks."
+)
+
+
+def name_folder(truth: Path, prediction: Path, options: ScoringOptions) -> Path:
+    """Names the folder of an evaluation for which none was given: the same for the same masks.
+
+    Args:
+        truth: Where the true masks are.
+        prediction: Where the predicted masks are.
+        options: How they are scored.
+    """
+    places = f"{truth.absolute()}\n{prediction.absolute()}"
+    digest = hashlib.sha256(places.encode()).hexdigest()[:8]
+    return Path("runs") / f"evaluate-{options.protocol}-{digest}"
+
+
+def list_case_rows(cases: Sequence[ScoredCase], protocol: str) -> list[dict[str, Any]]:
+    """Lists the rows of the per-case table.
+
+    Args:
+        cases: Scored.
+        protocol: "lits" or "corrected".
+
+    Returns:
+        A row a case, column to value; NaN where a score does not exist.
+    """
+    return [
+        {"case": case.case, "patient": case.patient} | _flatten(case.get(protocol))
+        for case in cases
+    ]
+
+
+def _flatten(scores: CaseScores) -> dict[str, Any]:
+    row: dict[str, Any] = dict(
+        zip(("spacing_z_mm", "spacing_y_mm", "spacing_x_mm"), scores.spacing_mm, strict=True)
+    )
+    for name in ("tumour", "liver"):
+        overlap, objects = getattr(scores, name), getattr(scores, f"{name}_objects")
+        row[f"{name}_dice"] = getattr(scores, f"{name}_dice")
+        for field in fields(ObjectScores)[1:]:
+            values = [getattr(one, field.name) for one in objects]
+            row[f"{name}_{field.name}"] = sum(values) / len(values) if values else math.nan
+        for score in ("accuracy", "sensitivity", "specificity", "precision"):
+            row[f"{name}_{score}"] = getattr(overlap, score)
+    for detection in scores.detections:
+        for field in fields(detection)[1:]:
+            row[f"{field.name}_{detection.threshold:g}"] = getattr(detection, field.name)
+        row[f"recall_{detection.threshold:g}"] = detection.recall
+        row[f"precision_{detection.threshold:g}"] = detection.precision
+    row["false_positive_mm3"] = scores.false_positive_mm3
+    row["tumour_burden_error"] = scores.burden_error
+    return row
+
+
+def list_lesion_rows(cases: Sequence[ScoredCase], protocol: str) -> list[dict[str, Any]]:
+    """Lists the rows of the per-lesion table.
+
+    Args:
+        cases: Scored.
+        protocol: "lits" or "corrected".
+
+    Returns:
+        A row a lesion and a false component; the centroid counts the file's slices, rows and
+        columns from 0.
+    """
+    rows = []
+    for case in cases:
+        for lesion in case.get(protocol).lesions:
+            row = asdict(lesion)
+            z, y, x = row.pop("centroid_zyx")
+            place = {"centroid_k": z, "centroid_j": y, "centroid_i": x}
+            rows.append({"case": case.case, "patient": case.patient} | row | place)
+    return rows
+
+
+def write_evaluation(folder: Path, protocol: str, evaluation: Evaluation) -> dict[str, Any]:
+    """Writes cases.csv, lesions.csv, scores.json and report.html into a folder.
+
+    Args:
+        folder: Made if it is not there.
+        protocol: "lits" or "corrected".
+        evaluation: What was scored.
+
+    Returns:
+        The summary, as in scores.json.
+    """
+    cases = evaluation.evaluator.cases
+    summary = evaluation.evaluator.summarise(protocol)
+    case_rows, lesion_rows = list_case_rows(cases, protocol), list_lesion_rows(cases, protocol)
+    columns = ["case", "patient", *(f.name for f in fields(Lesion) if f.name != "centroid_zyx")]
+    columns += ["centroid_k", "centroid_j", "centroid_i"]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(folder / CASES_FILE, list(case_rows[0]), case_rows)
+    _write_csv(folder / LESIONS_FILE, columns, lesion_rows)
+    write_json(
+        folder / SCORES_FILE,
+        {
+            "summary": summary,
+            "cases": case_rows,
+            "differences": _list_differences(cases),
+            "notes": evaluation.notes,
+        },
+    )
+    write_report(
+        folder / PAGE_FILE,
+        f"Masks scored, protocol {protocol}",
+        _build_summary(protocol, evaluation, summary),
+        _build_sections(protocol, cases, case_rows, lesion_rows, summary),
+    )
+    return summary
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows; what does not exist is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "" if _is_missing(value) else value for k, value in row.items()})
+    write_bytes(path, text.getvalue().encode())
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _list_differences(cases: Sequence[ScoredCase]) -> list[dict[str, Any]]:
+    return [
+        {"case": case.case} | asdict(row)
+        for case in cases
+        for row in compare_protocols(case.lits, case.corrected)
+    ]
+
+
+def list_headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Lists the figures that a reader came for.
+
+    Args:
+        summary: Of either protocol.
+
+    Returns:
+        (name, value, remark) each.
+    """
+    if summary["protocol"] == "lits":
+        return _list_lits_headlines(summary)
+    rows = []
+    for name in ("tumour", "liver"):
+        scores = summary[name]
+        remark = f"mean of {scores['dice']['num_cases']} cases{_format_interval(scores['dice'])}"
+        rows.append((f"{name} Dice", _format(scores["dice"]["value"]), remark))
+        rows.append((f"{name} Dice, global", _format(scores["dice_global"]["value"]), "all voxels"))
+    for threshold, scores in summary["lesions"].items():
+        found, missed = scores["num_found"], scores["num_missed"]
+        remark = f"of {found + missed}; {scores['num_false_components']} false components"
+        rows.append((f"lesions found, overlap above {threshold}", str(found), remark))
+    return rows
+
+
+def _list_lits_headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    rows = []
+    for name in ("lesion", "liver"):
+        scores = summary[f"{name}_segmentation"]
+        rows.append((f"{name} Dice per case", _format(scores["dice_per_case"]), ""))
+        rows.append((f"{name} Dice, global", _format(scores["dice_global"]), "all voxels"))
+    for name, value in summary["lesion_detection"].items():
+        rows.append((f"lesion {name.replace('_', ' ')}", _format(value), ""))
+    return rows
+
+
+def _build_summary(
+    protocol: str, evaluation: Evaluation, summary: Mapping[str, Any]
+) -> list[Block]:
+    cases = evaluation.evaluator.cases
+    free = sum(not case.corrected.has_lesion for case in cases)
+    text = f"{len(cases)} cases of {summary['num_patients']} patients, {free} without a lesion."
+    blocks: list[Block] = [Scores(list_headlines(summary)), Paragraph(f"{text} {ABOUT[protocol]}")]
+    for case, note in evaluation.notes.items():
+        blocks.append(Notice(f"{case}:", f"its file does not say where its voxels lie; {note}."))
+    return blocks
+
+
+def _build_sections(
+    protocol: str,
+    cases: Sequence[ScoredCase],
+    case_rows: Sequence[Mapping[str, Any]],
+    lesion_rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+) -> list[Section]:
+    if protocol == "corrected":
+        sections = [
+            Section("Tumour and liver", [_build_structures(summary), Paragraph(SURFACES)]),
+            Section("Lesions", [_build_detection(summary), _build_lesion_free(summary)]),
+        ]
+    else:
+        sections = [Section("The organisers' figures", [_build_lits(summary)])]
+    columns = [
+        ("case", "case"),
+        ("patient", "patient"),
+        ("tumour_dice", "tumour Dice"),
+        ("liver_dice", "liver Dice"),
+        ("tumour_assd_mm", "tumour ASSD mm"),
+        ("num_found_0", "found > 0"),
+        ("num_missed_0", "missed"),
+        ("num_false_0", "false"),
+        ("num_found_0.5", "found > .5"),
+        ("false_positive_mm3", "false positive mm3"),
+    ]
+    shown = ["kind", "number", "volume_mm3", "num_components", "dice", "iou", "found", "found_half"]
+    return [
+        *sections,
+        Section("Cases", [_build_rows(case_rows, columns, f"All columns: {CASES_FILE}.")]),
+        Section(
+            "Each lesion",
+            [
+                _build_rows(
+                    lesion_rows,
+                    [("case", "case"), *((name, name.replace("_", " ")) for name in shown)],
+                    f"All columns: {LESIONS_FILE}.",
+                    f"{len(lesion_rows)} lesions and false components",
+                )
+            ],
+        ),
+        Section("Where the protocols differ", [_build_differences(cases)]),
+    ]
+
+
+def _build_rows(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[tuple[str, str]],
+    caption: str,
+    folded: str = "",
+) -> Table:
+    header = [title for _, title in columns]
+    cells = [[_format(row[name]) for name, _ in columns] for row in rows]
+    return Table(header, cells, caption, range(2, len(header)), folded=folded)
+
+
+def _build_structures(summary: Mapping[str, Any]) -> Table:
+    rows = []
+    for score in summary["tumour"]:
+        if not isinstance(summary["tumour"][score], dict):
+            continue
+        cells = [score.replace("_", " ")]
+        for name in ("tumour", "liver"):
+            found = summary[name][score]
+            cells += [_format(found["value"]), _format_interval(found).lstrip(", ")]
+            cells += [str(found["num_cases"])]
+        rows.append(cells)
+    header = ["score", "tumour", "95 %", "cases", "liver", "95 %", "cases"]
+    empty = [
+        f"{summary[name]['num_predicted_empty']} without a predicted {name}"
+        for name in ("tumour", "liver")
+    ]
+    caption = (
+        "A column of cases says for how many a score exists; among those with the structure are "
+        f"{' and '.join(empty)}."
+    )
+    return Table(header, rows, caption, range(1, 7))
+
+
+def _build_detection(summary: Mapping[str, Any]) -> Table:
+    rows = [
+        [
+            f"above {threshold}",
+            str(found["num_found"]),
+            str(found["num_missed"]),
+            str(found["num_false_components"]),
+            _format(found["recall"]["value"]) + _format_interval(found["recall"]),
+            _format(found["precision"]["value"]) + _format_interval(found["precision"]),
+            _format(found["f1"]),
+        ]
+        for threshold, found in summary["lesions"].items()
+    ]
+    header = ["overlap", "found", "missed", "false components", "recall", "precision", "F1"]
+    caption = f"Dice per lesion, missed ones as 0: {_format(summary['dice_per_lesion']['value'])}."
+    return Table(header, rows, caption, range(1, 7))
+
+
+def _build_lesion_free(summary: Mapping[str, Any]) -> Table:
+    free, burden = summary["lesion_free"], summary["tumour_burden"]
+    rows = [
+        ["lesion-free cases", str(free["num_cases"])],
+        ["of these left clean", str(free["num_left_clean"])],
+        ["false positive mm3, mean of these", _format(free["false_positive_mm3"]["value"])],
+        ["specificity of voxels, mean of these", _format(free["specificity"]["value"])],
+        [
+            "false positive mm3, mean of all cases",
+            _format(free["false_positive_mm3_of_all_cases"]["value"]),
+        ],
+        ["tumour burden error, RMSE", _format(burden["rmse"]["value"])],
+        ["tumour burden error, largest", _format(burden["max_absolute"])],
+    ]
+    return Table(["what was predicted in vain", ""], rows, numbers=[1])
+
+
+def _build_lits(summary: Mapping[str, Any]) -> Table:
+    rows = []
+    for part in ("lesion_detection", "lesion_segmentation", "liver_segmentation"):
+        prefix = part.split("_")[0]
+        for name, value in summary[part].items():
+            low, high = summary["intervals"][f"{prefix}_{name}"]
+            shown = _format_interval({"low": low, "high": high}).lstrip(", ")
+            rows.append([f"{prefix} {name.replace('_', ' ')}", _format(value), shown])
+    rows.append(["tumour burden RMSE", _format(summary["tumour_burden_rmse"]), ""])
+    rows.append(["tumour burden maximum", _format(summary["tumour_burden_max"]), ""])
+    caption = "Intervals are ours: 95 % over patients. Distances in mm."
+    return Table(["score", "value", "95 %"], rows, caption, [1, 2])
+
+
+def _build_differences(cases: Sequence[ScoredCase]) -> Table:
+    rows = [
+        [row["case"], row["score"], _format(row["lits"]), _format(row["corrected"]), row["reason"]]
+        for row in _list_differences(cases)
+    ]
+    header = ["case", "score", "lits", "corrected", "why"]
+    caption = "Numbers in brackets: the list of faults in lesionkeras/metrics/lits_protocol.py."
+    return Table(header, rows, caption, [2, 3])
+
+
+def _format(value: Any) -> str:
+    """Format a cell.
+
+    >>> [_format(value) for value in (0.12345, float("nan"), 7, 1234.5, True)]
+    ['0.1235', 'none', '7', '1234.5', 'yes']
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "none"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.4f}"
+
+
+def _format_interval(found: Mapping[str, Any]) -> str:
+    """Format an interval, or nothing for one patient."""
+    if math.isnan(found["low"]) or math.isnan(found["high"]):
+        return ""
+    return f", {_format(found['low'])} to {_format(found['high'])}"

@@ -1,0 +1,182 @@
+"""Masks in files to scores: every pair is checked by its headers, then read and scored in turn."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lesionkeras.ct.mask_files import FilePair, list_masks, pair_files
+from lesionkeras.ct.mask_pairs import GEOMETRIES, FindSpacing, Grid, find_grid, read_pair
+from lesionkeras.errors import DataError, RecipeError
+from lesionkeras.metrics.volumes import VolumeEvaluator, check_protocol
+
+# Called with cases scored and cases in all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How to score, and what is known of masks beside their files.
+
+    Attributes:
+        protocol: "corrected" or "lits".
+        geometry: See `find_grid`.
+        find_spacing: See `find_grid`.
+        find_patient: Gives a case's patient; None makes each case a patient of its own.
+    """
+
+    protocol: str = "corrected"
+    geometry: str = "checked"
+    find_spacing: FindSpacing | None = None
+    find_patient: Callable[[str], str] | None = None
+
+
+DEFAULTS = ScoringOptions()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was scored, and of what.
+
+    Attributes:
+        evaluator: Holds the cases.
+        notes: Case to what was not taken from its files.
+    """
+
+    evaluator: VolumeEvaluator
+    notes: Mapping[str, str]
+
+
+def evaluate_files(
+    truth: Path,
+    prediction: Path,
+    options: ScoringOptions = DEFAULTS,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Scores predicted masks; one case is in memory at a time.
+
+    Args:
+        truth: Folder, zip or file of the true masks.
+        prediction: The same of the predicted ones.
+        options: What is known beside the files.
+        progress: Called after each case.
+
+    Returns:
+        The scored cases.
+
+    Raises:
+        CtError: Files that cannot be paired or read, or do not lie in one place.
+        DataError: Labels other than 0, 1 and 2, and what `find_patient` raises.
+    """
+    pairs = pair_files(list_masks(truth), list_masks(prediction))
+    grids = [find_grid(pair, options.geometry, options.find_spacing) for pair in pairs]
+    find_patient = options.find_patient or str
+    whose = {pair.case: find_patient(pair.case) for pair in pairs}
+    evaluator = VolumeEvaluator()
+    for done, (pair, grid) in enumerate(zip(pairs, grids, strict=True), start=1):
+        _score(evaluator, pair, grid, whose[pair.case])
+        if progress is not None:
+            progress(done, len(pairs))
+    notes = {pair.case: grid.note for pair, grid in zip(pairs, grids, strict=True) if grid.note}
+    return Evaluation(evaluator, notes)
+
+
+def _score(evaluator: VolumeEvaluator, pair: FilePair, grid: Grid, patient: str) -> None:
+    """Score a pair; its masks are let go on leaving."""
+    truth, prediction = read_pair(pair, grid)
+    evaluator.add(pair.case, patient, truth, prediction, grid.spacing_mm)
+
+
+def parse_options(
+    protocol: str, geometry: str, spacing_mm: str | None, patients: str | None, **others: object
+) -> ScoringOptions:
+    """Turns flags into options.
+
+    Args:
+        protocol: "corrected" or "lits".
+        geometry: "checked" or "stored".
+        spacing_mm: "Z,Y,X" in mm, for truths whose own affine is refused.
+        patients: Path of a CSV, see `read_patients`.
+        others: Flags that are not options of scoring.
+
+    Raises:
+        RecipeError: A value cannot be read.
+        DataError: What `read_patients` raises.
+
+    >>> parse_options("lits", "stored", "5,.7,.7", None).find_spacing("case", 75)
+    (5.0, 0.7, 0.7)
+    """
+    check_protocol(protocol)
+    if geometry not in GEOMETRIES:
+        raise RecipeError(
+            "--geometry cannot be read", found=repr(geometry), wanted=" or ".join(GEOMETRIES)
+        )
+    find_spacing = None
+    if spacing_mm is not None:
+        z_mm, y_mm, x_mm = _parse_spacing(spacing_mm)
+
+        def find_spacing(case: str, num_slices: int) -> tuple[float, float, float]:
+            return z_mm, y_mm, x_mm
+
+    find_patient = read_patients(Path(patients).expanduser()) if patients else None
+    return ScoringOptions(protocol, geometry, find_spacing, find_patient)
+
+
+def _parse_spacing(text: str) -> tuple[float, float, float]:
+    try:
+        z_mm, y_mm, x_mm = (float(part) for part in text.split(","))
+    except ValueError:
+        z_mm = y_mm = x_mm = math.nan
+    if not all(0 < side < math.inf for side in (z_mm, y_mm, x_mm)):
+        raise RecipeError(
+            "--spacing-mm cannot be read",
+            found=repr(text),
+            wanted="three numbers above 0, of z, y and x (5,0.7,0.7)",
+        )
+    return z_mm, y_mm, x_mm
+
+
+def read_patients(path: Path) -> Callable[[str], str]:
+    """Reads whose each case is.
+
+    Args:
+        path: CSV with the columns case and patient.
+
+    Returns:
+        A function from case to patient, which raises DataError for a case that is not there.
+
+    Raises:
+        DataError: It cannot be read, or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            "A table of patients cannot be read",
+            where=str(path),
+            found=getattr(error, "strerror", None) or "no CSV in UTF-8",
+        ) from error
+    if not rows or not {"case", "patient"} <= rows[0].keys():
+        raise DataError(
+            "A table of patients lacks a column or rows",
+            where=str(path),
+            found=", ".join(rows[0]) if rows else "no row",
+            wanted="case, patient",
+        )
+    patients = {row["case"]: row["patient"] for row in rows}
+
+    def find_patient(case: str) -> str:
+        if not patients.get(case):
+            raise DataError(
+                "A table of patients lacks a case",
+                where=str(path),
+                found=f"no patient of {case}",
+                next_step="add its row",
+            )
+        return patients[case]
+
+    return find_patient

@@ -1,0 +1,242 @@
+"""A trained segmentation network as a SavedModel: Hounsfield units in, a mask of their size out.
+
+Everything between the two is inside: the grid and window that training used, the network, mirrored
+views, and the way back to the input's pixels.  What needs a whole volume is not: post-processing of
+pieces (largest liver, smallest lesion) is for whoever has all slices, see `inference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lesionkeras.config import SegmentationRecipe
+from lesionkeras.ct.grid import place_hu_graph
+from lesionkeras.ct.window import standardise_graph, window_graph
+from lesionkeras.errors import ExportError
+from lesionkeras.models.probabilities import predict_probabilities
+from lesionkeras.recipe import digest
+from lesionkeras.serving.contract import describe_segmentation_signatures
+from lesionkeras.serving.png import decode_png_graph, encode_mask_png_graph, encode_stored_png
+from lesionkeras.serving.saved_model import check_warmup, pad_empty_batch, write_export
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+LABELS = ("background", "liver", "tumour")  # by mask value
+# Beyond these a spacing is another quantity, and a resize by it would take a server's memory.
+SPACING_LIMITS_MM = (0.05, 10.0)
+
+
+def export_segmenter(
+    model: Any,
+    recipe: SegmentationRecipe,
+    out_dir: Path,
+    *,
+    warmup_hu: np.ndarray,
+    warmup_spacing_mm: tuple[float, float] = (0.75, 0.75),
+    metadata: dict[str, Any] | None = None,
+) -> Path:
+    """Writes `out_dir/1`: SavedModel, contract.json and warm-up requests; replaces what is there.
+
+    Signatures, as `contract.describe_segmentation_signatures` says: `serving_default` takes
+    `image_hu`, int16 [B, H, W, C] of any size, and gives `mask`, uint8 [B, H, W];
+    `serving_probability` gives probabilities instead; `serving_png` takes 16-bit PNGs, one a
+    slice, and gives the mask as a PNG.  Where `data.pixel_mm` is not 0 each also takes
+    `spacing_mm`, float32 [B, 2].  A batch of none gives outputs of no rows.
+
+    Args:
+        model: keras.Model from float32 [B, S, S, C] to logits [B, S, S, 1 or 3], or to a list of
+            them whose first is at full resolution.
+        recipe: What it was trained with: grid, window, normalisation, head, target, inference.
+        out_dir: Folder of all versions, for example `runs/NAME/export`.
+        warmup_hu: int16 [B, H, W, C] of a typical size, HU; run by the server when it loads.
+        warmup_spacing_mm: Of its pixels, y and x; used where `data.pixel_mm` is not 0.
+        metadata: JSON values to record: git commit, data set, score.
+
+    Returns:
+        `out_dir / "1"`.
+
+    Raises:
+        ExportError: The network or the warm-up images do not fit the recipe, or the written export
+            fails its contract.
+    """
+    data = recipe.data
+    _check_network(model, recipe)
+    check_warmup(warmup_hu, data.slices)
+    signatures = describe_segmentation_signatures(
+        data.slices, bool(data.pixel_mm), _name_found(model, recipe)
+    )
+    promises = {
+        "recipe_digest": digest(recipe),
+        "labels": list(LABELS),
+        "image_size_px": data.image_size_px,
+        "pixel_mm": data.pixel_mm,
+        "window_hu": list(data.window_hu),
+        "normalisation": data.normalisation,
+        "inference": asdict(recipe.inference),
+        "postprocessing": "none: it needs whole volumes",
+        "signatures": signatures,
+        "metadata": metadata or {},
+    }
+    spacing_mm = warmup_spacing_mm if data.pixel_mm else None
+    requests = make_warmup_requests(warmup_hu, spacing_mm)
+    functions = make_serving_functions(model, recipe)
+    return write_export(out_dir, recipe.name, functions, requests, promises)
+
+
+def make_serving_functions(model: Any, recipe: SegmentationRecipe) -> dict[str, Any]:
+    """Returns the serving functions, by signature, as plain functions of tensors.
+
+    Args:
+        model: The network.
+        recipe: As for `export_segmenter`.
+
+    Returns:
+        "serving_default", "serving_probability" and "serving_png": functions of one tensor, or of
+        pixels and spacing, that return dicts.
+    """
+    import tensorflow as tf
+
+    data = recipe.data
+    specs = [tf.TensorSpec([None, None, None, data.slices], tf.int16)]
+    specs += [tf.TensorSpec([None, 2], tf.float32)] * bool(data.pixel_mm)
+
+    # One traced function for all signatures: the network stands in the graph once.
+    @tf.function(input_signature=specs, autograph=False)
+    def segment_hu(image_hu: tf.Tensor, spacing_mm: tf.Tensor | None = None) -> tf.Tensor:
+        size_px = tf.shape(image_hu)[1:3]
+        resized_px = _find_resized_px(size_px, spacing_mm, data.pixel_mm)
+        square_hu = _place(image_hu, resized_px, data.image_size_px)
+        image = window_graph(pad_empty_batch(square_hu), data.window_hu)
+        if data.normalisation == "standardise":
+            image = standardise_graph(image)
+        found = predict_probabilities(model, image, recipe.inference, recipe.loss.target)
+        found = tf.ensure_shape(found, [None, data.image_size_px, data.image_size_px, len(LABELS)])
+        # Background is what is left, also where the square does not reach.
+        return _to_slices(found[..., 1:][: tf.shape(image_hu)[0]], resized_px, size_px)
+
+    def find_mask(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"mask": _decide(segment_hu(*inputs), recipe, model.outputs[0].shape[-1] == 1)}
+
+    def find_probabilities(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        liver, tumour = tf.unstack(segment_hu(*inputs), axis=-1)
+        both = {"liver": liver + tumour, "tumour": tumour}
+        return {f"{name}_probability": both[name] for name in _name_found(model, recipe)}
+
+    def find_mask_png(png: tf.Tensor, *spacing_mm: tf.Tensor) -> dict[str, tf.Tensor]:
+        mask = find_mask(decode_png_graph(png), *spacing_mm)["mask"]
+        return {"mask_png_bytes": encode_mask_png_graph(mask)}
+
+    return {
+        "serving_default": find_mask,
+        "serving_probability": find_probabilities,
+        "serving_png": find_mask_png,
+    }
+
+
+def make_warmup_requests(
+    warmup_hu: np.ndarray, spacing_mm: Sequence[float] | None
+) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Makes the requests that a server runs when it loads: one image, the batch, one as PNG.
+
+    Args:
+        warmup_hu: int16 [B, H, W, C], HU.
+        spacing_mm: y and x of a pixel, or None where it is not asked for.
+
+    Returns:
+        (signature, inputs) of each request.
+    """
+
+    def add_spacing(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+        if spacing_mm is None:
+            return {name: rows}
+        return {name: rows, "spacing_mm": np.array([spacing_mm] * len(rows), np.float32)}
+
+    png = [encode_stored_png(slice_hu) for slice_hu in np.moveaxis(warmup_hu[0], -1, 0)]
+    requests = [("serving_default", add_spacing("image_hu", warmup_hu[:1]))]
+    if len(warmup_hu) > 1:
+        requests.append(("serving_default", add_spacing("image_hu", warmup_hu)))
+    requests.append(("serving_probability", add_spacing("image_hu", warmup_hu[:1])))
+    return [*requests, ("serving_png", add_spacing("png", np.array([png], object)))]
+
+
+def _check_network(model: Any, recipe: SegmentationRecipe) -> None:
+    num_slices, num_logits = model.inputs[0].shape[-1], model.outputs[0].shape[-1]
+    if num_slices != recipe.data.slices or num_logits not in (1, 3):
+        raise ExportError(
+            "The network does not fit the recipe",
+            where="model",
+            found=f"{num_slices} channels in, {num_logits} logits out",
+            wanted=f"{recipe.data.slices} channels in (data.slices), 1 or 3 logits out",
+            next_step="export a network with the recipe that it was trained with",
+        )
+
+
+def _name_found(model: Any, recipe: SegmentationRecipe) -> list[str]:
+    is_binary = model.outputs[0].shape[-1] == 1
+    return [recipe.loss.target] if is_binary else ["liver", "tumour"]
+
+
+def _find_resized_px(size_px: Any, spacing_mm: Any, pixel_mm: float) -> Any:
+    """Rows and columns of each image after the resize, int32 [B, 2]; None: all fill the square."""
+    import tensorflow as tf
+
+    if not pixel_mm:
+        return None
+    low, high = SPACING_LIMITS_MM
+    is_sane = tf.debugging.Assert(
+        tf.reduce_all((spacing_mm >= low) & (spacing_mm <= high)),
+        [f"spacing_mm must be millimetres of a pixel, {low} to {high}; found:", spacing_mm],
+    )
+    with tf.control_dependencies([is_sane]):
+        wanted = tf.cast(size_px, tf.float64) * tf.cast(spacing_mm, tf.float64) / pixel_mm
+    return tf.maximum(1, tf.cast(tf.round(wanted), tf.int32))  # half to even, as Python's
+
+
+def _place(image_hu: Any, resized_px: Any, side_px: int) -> Any:
+    """Bring slices [B, H, W, C] onto the square."""
+    import tensorflow as tf
+
+    if resized_px is None:
+        return place_hu_graph(image_hu, (side_px, side_px), side_px)
+    placed = tf.map_fn(
+        lambda row: place_hu_graph(row[0], row[1], side_px),
+        (pad_empty_batch(image_hu), pad_empty_batch(resized_px, 1)),
+        fn_output_signature=tf.TensorSpec([side_px, side_px, image_hu.shape[-1]], tf.int16),
+    )
+    return placed[: tf.shape(image_hu)[0]]
+
+
+def _to_slices(probabilities: Any, resized_px: Any, size_px: Any) -> Any:
+    """Bring probabilities [B, S, S, n] back to the slices' pixels; beyond the square is 0."""
+    import tensorflow as tf
+
+    if resized_px is None:
+        return tf.image.resize(probabilities, size_px, method="bilinear")
+
+    def restore(row: tuple[Any, Any]) -> Any:
+        resized = tf.image.resize_with_crop_or_pad(row[0], row[1][0], row[1][1])
+        return tf.image.resize(resized, size_px, method="bilinear")
+
+    restored = tf.map_fn(
+        restore,
+        (pad_empty_batch(probabilities), pad_empty_batch(resized_px, 1)),
+        fn_output_signature=tf.TensorSpec([None, None, probabilities.shape[-1]], tf.float32),
+    )
+    return restored[: tf.shape(probabilities)[0]]
+
+
+def _decide(probabilities: Any, recipe: SegmentationRecipe, is_binary: bool) -> Any:
+    """From probabilities [B, H, W, 2] of liver and tumour to labels, uint8 [B, H, W]."""
+    import tensorflow as tf
+
+    if is_binary:
+        found = tf.cast(probabilities > recipe.inference.threshold, tf.uint8)
+        return found[..., 0] + 2 * found[..., 1]
+    background = 1.0 - tf.reduce_sum(probabilities, axis=-1, keepdims=True)
+    return tf.cast(tf.argmax(tf.concat([background, probabilities], -1), axis=-1), tf.uint8)

@@ -1,0 +1,108 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import evaluate
+from lesionkeras.ct.nifti import write_nifti
+from lesionkeras.ct.volume import Volume
+from lesionkeras.report.mask_evaluation import ScoringOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+AFFINE = np.array([[0, 0, 0.5, 10.0], [0, 2.0, 0, 20], [5.0, 0, 0, 30], [0, 0, 0, 1]])
+
+
+def run(*words):
+    command = [sys.executable, "-m", "experiments.evaluate", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def write_masks(folder, names, affine=AFFINE):
+    folder.mkdir()
+    mask = np.ones((3, 4, 6), np.uint8)
+    mask[1, 1, 1:3] = 2
+    for name in names:
+        write_nifti(folder / f"{name}.nii.gz", Volume(mask, affine))
+    return folder
+
+
+@pytest.fixture
+def truth(tmp_path):
+    return write_masks(tmp_path / "truth", ["segmentation-0", "segmentation-1"])
+
+
+def test_anybodys_masks_leave_tables_figures_and_a_page(truth, tmp_path):
+    pred = write_masks(tmp_path / "pred", ["mine_0", "mine_1"])
+    done = run("--pred", pred, "--truth", truth, "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["tumour", "Dice:", "1.0000", "mean", "of", "2", "cases,", "1.0000",
+                                "to", "1.0000"]  # fmt: skip
+    assert lines[-1] == f"Report: {tmp_path / 'out' / 'report.html'}"
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["cases.csv", "lesions.csv", "report.html", "scores.json"]
+
+
+def test_lits_knows_patients_and_the_default_folder_is_below_runs(
+    truth, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--pred", str(truth), "--truth", str(truth), "--protocol", "lits", "--lits"]
+    evaluate.main(words)
+    assert "lesion precision:" in capsys.readouterr().out
+    (folder,) = (tmp_path / "runs").iterdir()
+    summary = json.loads((folder / "scores.json").read_text())["summary"]
+    assert folder.name.startswith("evaluate-lits-")
+    assert (summary["num_cases"], summary["num_patients"]) == (2, 1)  # 0 and 1 are of one patient
+
+
+def test_lits_knows_the_spacing_of_what_is_3d_ircadb():
+    options = evaluate.add_lits(ScoringOptions())
+    assert options.find_spacing("segmentation-28", 129) == (1.6, 0.57, 0.57)
+    assert options.find_spacing("segmentation-3", 129) is None
+    assert options.find_patient("segmentation-28") == "ircadb01_01"
+    given = evaluate.add_lits(
+        ScoringOptions(find_spacing=lambda case, n: (3.0, 1.0, 1.0), find_patient=str.upper)
+    )
+    assert given.find_spacing("segmentation-28", 129) == (1.6, 0.57, 0.57)
+    assert given.find_spacing("segmentation-28", 43) == (3.0, 1.0, 1.0)
+    assert given.find_patient("a") == "A"
+
+
+def test_masks_apart_are_one_sentence_exit_2_and_nothing_written(truth, tmp_path):
+    moved = AFFINE + np.diag([0.0] * 4)
+    moved[0, 3] += 7
+    pred = write_masks(tmp_path / "pred", ["segmentation-0", "segmentation-1"], moved)
+    done = run("--pred", pred, "--truth", truth, "--out", tmp_path / "out")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert done.stderr.startswith("A mask does not lie where its image lies in ")
+    assert done.stderr.rstrip().endswith("add --geometry stored.")
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--truth", "t"], "The command line cannot be read: found the following arguments"),
+        (["--truth", "t", "--pred", "p", "--protocol", "x"], "A scoring protocol is unknown: "),
+        (["--truth", "no", "--pred", "no"], "A file is not there in no."),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_2(words, text):
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(text) and len(done.stderr.splitlines()) == 1
+
+
+def test_help_comes_at_once():
+    start = time.process_time()
+    done = run("--help")
+    assert done.returncode == 0 and "--geometry" in done.stdout
+    assert time.process_time() - start < 1.0
+    code = "import sys, experiments.evaluate as e; e.build_parser(); print('numpy' in sys.modules)"
+    light = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert light.stdout.strip() == "False"

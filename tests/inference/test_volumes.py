@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lesionkeras.config import InferenceConfig, SegmentationDataConfig, UNetConfig, UNetRecipe
+from lesionkeras.ct.grid import find_grid, place_hu, place_mask
+from lesionkeras.ct.volume import make_affine
+from lesionkeras.data.segmentation import SegmentationSplit
+from lesionkeras.data.slices import PackedMasks, PreparedSlices, Stacked
+from lesionkeras.inference.volumes import (
+    decode_probabilities,
+    list_volumes,
+    make_predictor,
+    segment_volumes,
+)
+
+PLAIN = InferenceConfig(batch_size=2, flips=False)
+RECIPE = UNetRecipe(
+    data=SegmentationDataConfig(image_size_px=64, pixel_mm=1.0, slices=1, window_hu=(0.0, 100.0)),
+    inference=PLAIN,
+)
+SIZES = {"v1": (50, 70, 0.9, 0.6), "v2": (61, 47, 1.3, 1.7)}  # rows, columns, mm
+PLACES = {name: make_affine((5.0, *sizes[2:])) for name, sizes in SIZES.items()}
+PLACES["v1"][:3, 3] = -30.0, 20.0, 400.0  # LPS mm of the first voxel
+HU = np.array([10, 50, 90], np.int16)  # of background, liver and tumour
+
+
+def make_split():
+    """Two volumes of three slices whose HU say the label, their slices mixed up."""
+    images, masks, own, rows = [], [], [], []
+    for name, (height, width, y_mm, x_mm) in SIZES.items():
+        grid = find_grid((height, width), (y_mm, x_mm), 64, 1.0)
+        for z in (2, 0, 1):
+            mask = np.zeros((height, width), np.uint8)
+            mask[20:38, 15:35], mask[22 : 28 + z, 18:30] = 1, 2
+            own.append(mask)
+            images.append(place_hu(HU[mask], grid))
+            masks.append(place_mask(mask, grid))
+            scale = np.array([1.0, *grid.scale])
+            rows.append((name, z, np.array([5.0, y_mm, x_mm]) / scale, grid))
+    pngs = [cv2.imencode(".png", mask)[1].ravel() for mask in own]
+    slices = PreparedSlices(
+        slices_hu=Stacked([np.stack(images)]),
+        masks=Stacked([np.stack(masks)]),
+        own_masks=PackedMasks([(np.concatenate(pngs), np.cumsum([0, *map(len, pngs)]))]),
+        neighbours=np.repeat(np.arange(6)[:, None], 5, axis=1),
+        patients=tuple(f"patient of {name}" for name, *_ in rows),
+        volumes=tuple(name for name, *_ in rows),
+        files=tuple(f"{name}/{z}" for name, z, *_ in rows),
+        numbers=np.array([z for _, z, *_ in rows], np.int32),
+        spacing_mm=np.array([spacing for *_, spacing, _ in rows], np.float32),
+        size_px=np.array([grid.size_px for *_, grid in rows], np.int32),
+        resized_px=np.array([grid.resized_px for *_, grid in rows], np.int32),
+        affines=np.array([PLACES[name] for name, *_ in rows]),
+        source_codes=("RAS",) * 3 + ("LPS",) * 3,
+        has_liver=np.ones(6, bool),
+        has_lesion=np.ones(6, bool),
+    )
+    return SegmentationSplit(slices, np.arange(6)), own
+
+
+def read_labels(image, training=False):
+    """A network that knows: logits of what the image's grey says."""
+    greys = tf.constant(HU / 100.0, tf.float32)
+    return -400.0 * tf.square(image - greys)
+
+
+def test_volumes_come_back_whole_in_order_and_in_their_own_pixels():
+    split, own = make_split()
+    progress = []
+    predict = make_predictor(read_labels, PLAIN, "tumour")
+    volumes = list(segment_volumes(predict, split, RECIPE, lambda *at: progress.append(at)))
+    assert [volume.name for volume in volumes] == ["v1", "v2"] and progress == [(3, 6), (6, 6)]
+    for volume, first in zip(volumes, (0, 3), strict=True):
+        height, width, y_mm, x_mm = SIZES[volume.name]
+        assert volume.mask.shape == volume.truth.shape == (3, height, width)
+        assert volume.mask.dtype == np.uint8 and volume.patient == f"patient of {volume.name}"
+        np.testing.assert_allclose(volume.spacing_mm, (5.0, y_mm, x_mm), rtol=1e-6)
+        for z, row in enumerate((first + 1, first + 2, first)):
+            assert volume.rows[z] == row and np.array_equal(volume.truth[z], own[row])
+            for label in (1, 2):
+                a, b = volume.mask[z] >= label, own[row] >= label
+                assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.9
+            assert np.array_equal(volume.square_truths[z], split.slices.masks[row])
+        assert (volume.square_masks == volume.square_truths).mean() > 0.97
+
+
+def test_a_volume_may_be_there_in_part_and_twice():
+    split, _ = make_split()
+    part = SegmentationSplit(split.slices, np.array([3, 0, 1, 0]))
+    assert {k: v.tolist() for k, v in list_volumes(part).items()} == {"v1": [1, 0], "v2": [3]}
+    predict = make_predictor(read_labels, PLAIN, "tumour")
+    first, second = segment_volumes(predict, part, RECIPE)
+    assert first.affine[:3, 3].tolist() == [-30.0, 20.0, 400.0]  # from slice 0
+    assert second.affine[:3, 3].tolist() == [0.0, 0.0, 10.0]  # from slice 2, of 5 mm each
+    assert (first.source.code, second.source.code) == ("RAS", "LPS")
+
+
+def count_from_the_corner(image, training=False):
+    """Logits that no mirror image keeps: they grow with row and column."""
+    shape = tf.shape(image)
+    y = tf.cast(tf.range(shape[1]), tf.float32)[None, :, None, None]
+    x = tf.cast(tf.range(shape[2]), tf.float32)[None, None, :, None]
+    ramp = tf.sin(0.3 * y + 0.1 * x * x)
+    return tf.concat([image, ramp * tf.ones_like(image), -ramp * image], axis=-1)
+
+
+@pytest.mark.parametrize("axes", [[1], [2], [1, 2]])
+def test_mirror_images_make_inference_equivariant(axes):
+    image = np.random.default_rng(1).random((2, 6, 8, 1), np.float32)
+    mirrored = np.flip(image, axes)
+    for flips, is_equal in ((True, True), (False, False)):
+        predict = make_predictor(count_from_the_corner, replace(PLAIN, flips=flips), "tumour")
+        first, second = predict(image), np.flip(predict(mirrored), axes)
+        assert np.allclose(first, second, atol=1e-6) == is_equal
+        np.testing.assert_allclose(first.sum(-1), 1.0, rtol=1e-6)
+
+
+def test_mirror_images_are_four():
+    seen = []
+
+    def model(image, training=False):
+        seen.append(image)
+        return tf.concat([image, 0 * image, 0 * image], axis=-1)
+
+    image = np.random.default_rng(1).random((1, 4, 6, 1), np.float32)
+    with_flips = make_predictor(model, replace(PLAIN, flips=True), "tumour")(image)
+    assert len(seen) == 4
+    np.testing.assert_allclose(with_flips, make_predictor(model, PLAIN, "tumour")(image), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("target", "place"), [("tumour", 2), ("liver", 1)])
+def test_a_binary_head_finds_its_target_alone(target, place):
+    predict = make_predictor(lambda image, training: image, PLAIN, target)
+    prob = predict(np.full((1, 2, 2, 1), np.log(3.0), np.float32))
+    wanted = np.zeros(3)
+    wanted[[0, place]] = 0.25, 0.75
+    np.testing.assert_allclose(prob[0, 0, 0], wanted, rtol=1e-6)
+
+
+def test_a_bias_favours_the_tumour():
+    logits = tf.constant([[[[1.0, 0.0, 0.5]]]])
+    for bias, label in ((0.0, 0), (0.6, 2)):
+        inference = replace(PLAIN, tumour_bias=bias)
+        prob = make_predictor(lambda image, training: image, inference, "")(logits)
+        assert decode_probabilities(prob, 0.5, False)[0, 0, 0] == label
+
+
+def test_probabilities_to_labels_by_hand():
+    prob = np.float32([[0.4, 0.0, 0.6], [0.6, 0.0, 0.4], [0.3, 0.7, 0.0]])
+    assert decode_probabilities(prob, 0.5, True).tolist() == [2, 0, 1]
+    assert decode_probabilities(prob, 0.3, True).tolist() == [2, 2, 1]
+    assert decode_probabilities(prob, 0.65, True).tolist() == [0, 0, 1]
+    assert decode_probabilities(prob, 0.9, False).tolist() == [2, 0, 1]  # no threshold of three
+
+
+def test_what_the_square_does_not_reach_is_background():
+    split, _ = make_split()
+    recipe = replace(RECIPE, model=UNetConfig(head="binary"))
+    everywhere = lambda image: np.tile(np.float32([0, 0, 1]), (*image.shape[:3], 1))  # noqa: E731
+    first, second = segment_volumes(everywhere, split, recipe)
+    assert (first.mask == 2).all()  # 45 x 42 mm lie in the square of 64 mm
+    rows, columns = np.flatnonzero(second.mask[0].any(1)), np.flatnonzero(second.mask[0].any(0))
+    # 79 x 80 mm: of 61 rows of 1.3 mm and of 47 columns of 1.7 mm 64 mm are seen
+    assert 48 <= len(rows) <= 50 and 37 <= len(columns) <= 38
+    assert abs(rows.mean() - 30) <= 0.5 and abs(columns.mean() - 23) <= 0.5

@@ -1,0 +1,150 @@
+"""The parts of a segmentation run that need no training."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lesionkeras.config import ResNet50UNetConfig, SegNetRecipe, UNetRecipe
+from lesionkeras.ct.nifti import write_nifti
+from lesionkeras.ct.volume import Volume, make_affine
+from lesionkeras.data.segmentation import SegmentationSplit, SegmentationSplits
+from lesionkeras.errors import RecipeError
+from lesionkeras.recipe import override
+from lesionkeras.report import segmentation
+from tests.inference.test_volumes import HU, RECIPE, SIZES, make_split
+
+
+def make_run(tmp_path):
+    split, own = make_split()
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name, first in (("v1", 0), ("v2", 3)):
+        array = np.stack([own[first + 1], own[first + 2], own[first]])
+        affine = make_affine((5.0, *SIZES[name][2:]))
+        write_nifti(masks / f"{name}.nii.gz", Volume(array, affine))
+    splits = SegmentationSplits(SegmentationSplit(split.slices, np.arange(3)), split)
+    return SimpleNamespace(recipe=RECIPE, splits=splits, masks=masks), own
+
+
+def test_start_takes_as_many_channels_as_slices(tmp_path):
+    recipe = override(UNetRecipe(), {"data.slices": 3})
+    found = segmentation.check_start(recipe, tmp_path / "run", "unet")
+    assert found.model.in_channels == 3
+    assert replace(found, model=recipe.model) == recipe
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        (UNetRecipe, {"train.cpu_budget_s": 0}, "Training would never end"),
+        (UNetRecipe, {"model.depth": 8}, "128"),
+        (SegNetRecipe, {"model.weights": "no/such.npz"}, "no/such.npz"),
+    ],
+)
+def test_start_refuses_what_cannot_be_trained(tmp_path, recipe, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        segmentation.check_start(override(recipe(), changes), tmp_path / "run", "x")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_decide_the_scaling(tmp_path):
+    recipe = replace(UNetRecipe(), model=ResNet50UNetConfig(weights="imagenet"))
+    recipe = override(recipe, {"data.slices": 3})
+    found = segmentation.check_start(recipe, tmp_path / "run", "resnet50_unet")
+    assert found.model.input_scaling.startswith("imagenet_")
+
+
+@pytest.mark.parametrize(
+    ("dices", "kinds"),
+    [
+        ({"v1": 0.5, "v2": 0.75}, {"v2": "best", "v1": "worst"}),
+        ({"v1": 0.5, "v2": None}, {"v1": "best"}),
+        ({"v1": None, "v2": None}, {}),
+    ],
+)
+def test_examples_are_best_and_worst_with_most_tumour(tmp_path, dices, kinds):
+    run, own = make_run(tmp_path)
+    rows = [{"case": name, "tumour_dice": dice} for name, dice in dices.items()]
+    examples = segmentation.choose_examples(run, rows)
+    assert {each["title"].split(",")[0]: each["kind"] for each in examples} == kinds
+    for each in examples:
+        name = each["title"].split(",")[0]
+        mask = own[0 if name == "v1" else 3]  # slice 2 has most tumour
+        assert each["title"] == f"{name}, slice 2"
+        assert np.array_equal(each["truth"], mask) and np.array_equal(each["prediction"], mask)
+        np.testing.assert_allclose(each["spacing_mm"], SIZES[name][2:], rtol=1e-6)
+        inside = np.zeros_like(mask)
+        inside[24:26, 21:26] = 1
+        assert np.all(np.abs(each["image_hu"][inside == 1] - HU[2]) <= 2)
+        assert each["image_hu"].dtype == np.int16 and each["image_hu"].shape == mask.shape
+
+
+def test_the_median_is_between():
+    run = SimpleNamespace()
+    rows = [{"case": str(i), "tumour_dice": i / 5} for i in range(5)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segmentation, "_make_example", lambda run, case, kind: (case, kind))
+        found = segmentation.choose_examples(run, rows)
+    assert sorted(found) == [("0", "worst"), ("2", "median"), ("4", "best")]
+
+
+def test_the_summary_ends_with_the_scores(capsys):
+    rows = [
+        {"case": "v1", "tumour_dice": 0.5, "liver_dice": 0.9, "lesions": 3, "lesions_found": 2},
+        {"case": "v2", "tumour_dice": None, "liver_dice": 0.95, "lesions": 0, "lesions_found": 0},
+    ]
+    rows = [row | {"false_components": 4} for row in rows]
+    mean = {
+        "tumour_dice": {"value": 0.5, "low": 0.25, "high": 0.75},
+        "liver_dice": {"value": 0.925, "low": None, "high": None},
+    }
+    metrics = {
+        "protocol": {"corrected": {"per_case": rows, "mean": mean}},
+        "splits": {"test": {"volumes": 2, "patients": 1}},
+    }
+    directory = SimpleNamespace(
+        path="runs/a", report="runs/a/report.html", export="runs/a/export/1"
+    )
+    segmentation.print_summary(SimpleNamespace(directory=directory), metrics)
+    assert capsys.readouterr().out.splitlines() == [
+        "v1: Dice of tumour 0.500, liver 0.900; 2 of 3 lesions, 4 false components",
+        "v2: Dice of tumour undefined, liver 0.950; 0 of 0 lesions, 4 false components",
+        "Run: runs/a",
+        "Report: runs/a/report.html",
+        "Export: runs/a/export/1",
+        "Score: Dice of tumour 0.500 [0.250, 0.750], liver 0.925 on 2 test volumes of 1 patient",
+    ]
+
+
+def test_a_search_wants_validation_patients(monkeypatch):
+    split, _ = make_split()
+
+    def open_splits(builders, data, seed):
+        return SegmentationSplits(split, split, *builders)
+
+    monkeypatch.setattr(segmentation, "open_segmentation_splits", open_splits)
+    segmentation.check_search(("", split), UNetRecipe())
+    with pytest.raises(RecipeError, match=r"data\.validation_fraction: found 0, wanted patients"):
+        segmentation.check_search(("",), UNetRecipe())
+    leaking = override(UNetRecipe(), {"data.protocol": "p5"})
+    with pytest.raises(RecipeError, match=r"data\.protocol: found p5.*give --split patient\."):
+        segmentation.check_search(("It leaks.", split), leaking)
+
+
+def test_a_trial_leaves_its_score_and_no_weights(tmp_path, monkeypatch):
+    paths = {name: tmp_path / name for name in ("model", "best", "last")}
+    run = SimpleNamespace(directory=SimpleNamespace(**paths))
+
+    def train(run):
+        for path in (tmp_path / "best", tmp_path / "last", tmp_path / "log.csv"):
+            path.touch()
+        return None, [{"val_tumour_dice": 0.25}, {"val_tumour_dice": 0.75}, {}], 2
+
+    monkeypatch.setattr(segmentation, "open_run", lambda builders, recipe, out, experiment: run)
+    monkeypatch.setattr(segmentation, "train", train)
+    scores = segmentation.train_and_validate([], UNetRecipe(), tmp_path / "run", "unet")
+    assert scores == {"val_tumour_dice": 0.75}
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]

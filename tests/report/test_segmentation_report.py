@@ -1,0 +1,213 @@
+"""The page of a segmentation run: what it shows, what it does not pretend."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from lesionkeras.config import (
+    OptimizerConfig,
+    SegmentationDataConfig,
+    SegmentationLossConfig,
+    SegmentationTrainConfig,
+    UNetConfig,
+    UNetRecipe,
+)
+from lesionkeras.recipe import to_json
+from lesionkeras.report.segmentation_report import write_segmentation_report
+from tests.report.made_segmentation import make_examples, make_log, make_metrics, make_protocol
+from tests.report.test_ssd_report import read_page
+
+P5 = UNetRecipe(
+    data=SegmentationDataConfig(image_size_px=128, held_out_fraction=0.2, protocol="p5"),
+    model=UNetConfig(head="binary"),
+    loss=SegmentationLossConfig(dice_weight=0.0, cross_entropy_weight=0.0, tversky_weight=1.0),
+    optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, schedule="plateau"),
+    train=SegmentationTrainConfig(epochs=20, batch_size=16),
+)
+
+
+def make_record(recipe: UNetRecipe | None = None) -> dict[str, Any]:
+    environment = {"packages": {"keras": "3.15.1"}, "git_commit": "abc123"}
+    environment["data_fingerprint"] = "lits-00ff"
+    values = to_json(recipe or UNetRecipe())
+    return {"experiment": "unet", "recipe": values, "digest": "0f0f", "environment": environment}
+
+
+def write_example(run_dir: Path, **changes: Any) -> Path:
+    inputs: dict[str, Any] = {
+        "record": make_record(),
+        "log_rows": [],
+        "metrics": make_metrics(),
+        "examples": [],
+    }
+    return write_segmentation_report(run_dir, **(inputs | changes))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("run")
+    return write_example(run_dir, log_rows=make_log(30), examples=make_examples(64))
+
+
+def read_section(path: Path, title: str) -> str:
+    """The text of a section, up to the next heading."""
+    html = path.read_text(encoding="utf-8")
+    begin = html.index(f"<h2>{title}</h2>")
+    end = html.find("<h2>", begin + 4)
+    return re.sub("<[^>]+>", "|", html[begin : end if end > 0 else None])
+
+
+def read_row(section: str, *cells: str) -> None:
+    assert re.search(r"\|+".join(["", *map(re.escape, cells), ""]), section), (cells, section)
+
+
+def test_every_picture_is_inside_with_an_alternative_text(written: Path) -> None:
+    images = read_page(written).images
+    assert len(images) == 3
+    for image in images:
+        kind, data = image["src"].split(",", 1)
+        assert kind == "data:image/png;base64" and len(image["alt"]) > 30
+        pixels = imread(io.BytesIO(base64.b64decode(data)), format="png")
+        assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.02
+    names = sorted(path.name for path in (written.parent / "figures").iterdir())
+    assert names == ["contours.png", "curves.png", "lesion_sizes.png"]
+    text = re.sub('base64,[^"]*', "", written.read_text(encoding="utf-8"))
+    for forbidden in ("//", "<script", "<link", "@import", "url(", "<iframe"):
+        assert forbidden not in text, forbidden
+
+
+def test_scores_and_intervals_stand_on_top(written: Path) -> None:
+    head = read_page(written).text.split("Best, median and worst case")[0]
+    assert "3 held-out scans of 2 patients with 16 lesions" in head
+    assert "Tumour Dice, mean of cases\n0.668\n(0.637 to 0.699)" in head
+    assert "Tumour Dice, all voxels\n0.701\n(0.651 to 0.751)" in head
+    assert "Lesion recall, any overlap\n0.750\n(0.650 to 0.850)" in head
+    assert "False tumours a scan\n3.0\n9 on 3 scans" in head
+    assert "1 scan without a lesion: the tumour Dice is undefined there and in no mean" in head
+
+
+def test_best_median_and_worst_stand_in_this_order(written: Path) -> None:
+    alt = read_page(written).images[0]["alt"]
+    assert re.search("Best: case 7.*Median: case 1.*Worst: case 0", alt)
+
+
+def test_undefined_is_never_zero(written: Path) -> None:
+    cases = read_section(written, "Cases")
+    read_row(cases, "8", "G", "0 of 0", "3", "undefined", "0.961", "undefined", "undefined")
+    read_row(cases, "-0.012", "1.23")  # marked in the scan without a lesion, ml
+    read_row(cases, "all", "12 of 16", "9", "0.668", "0.961", "2.345")
+    read_row(cases, "Tumour Dice", "0.723", "0.612", "undefined", "0.668 (0.637 to 0.699)", "2")
+    read_row(cases, "Tumour sensitivity", "0.773", "0.662", "undefined", "0.718 (0.687 to 0.749)")
+
+
+def test_papers_stand_beside_slices_and_scans(written: Path) -> None:
+    table = read_section(written, "Beside the papers")
+    read_row(table, "P4: SegNet", "not said", "0.890", "0.980", "0.970")
+    read_row(table, "P4: U-Net", "not said", "0.760", "0.960", "0.940")
+    read_row(table, "P5: U-Net", "not said", "0.930", "0.920", "0.972")
+    read_row(table, "P5: ResNet50-UNet", "not said", "0.940", "0.940", "0.972")
+    read_row(table, "tumour", "0.812 (0.792 to 0.832)", "0.791", "0.993", "undefined")
+    read_row(table, "This run, by scan: mean of cases, 3-D", "tumour", "0.668 (0.637 to 0.699)")
+    assert "a slice empty in both scores 1" in table
+
+
+def test_protocols_are_compared_figure_by_figure(written: Path, tmp_path: Path) -> None:
+    table = read_section(written, "Where the two protocols differ")
+    read_row(table, "Tumour Dice, mean of cases", "0.668", "0.778")
+    read_row(table, "Lesion precision, any overlap, all cases together", "0.571", "0.461")
+    read_row(table, "Tumour Dice, case 6", "0.723", "0.833")
+    assert "Liver" not in table and "numbers of components" in table
+    assert "|51 further figures are the same under both.|" in table
+    metrics = make_metrics()
+    metrics["protocol"]["lits"] = make_protocol((0.7234, 0.6123, 0.5))
+    metrics["protocol"]["lits"]["per_case"][0]["lesions"] = 5
+    table = read_section(write_example(tmp_path, metrics=metrics), "Where the two protocols differ")
+    read_row(table, "Tumour Dice, case 8", "undefined", "0.500")
+    read_row(table, "Lesions, case 6", "8", "5")
+    metrics["protocol"]["lits"] = metrics["protocol"]["corrected"]
+    table = read_section(write_example(tmp_path, metrics=metrics), "Where the two protocols differ")
+    assert "Nowhere in this run" in table and "Corrected" not in table
+
+
+def test_steps_and_splits_stand_side_by_side(written: Path) -> None:
+    steps = read_section(written, "Post-processing")
+    read_row(steps, "none", "0.550 (0.510 to 0.590)", "0.951", "12 of 16", "41")
+    read_row(steps, "+ tumour inside liver (used)", "0.660 (0.620 to 0.700)", "0.963")
+    leaks = read_section(written, "What a leaking split would say")
+    read_row(leaks, "random slices", "20 % of the slices", "0.801 (0.791 to 0.811)")
+    read_row(leaks, "random patients", "F", "0.651 (0.591 to 0.711)")
+    assert "Liver" not in leaks  # a column that nobody filled
+
+
+def test_lesions_training_and_data_are_told(written: Path) -> None:
+    assert "13 of 16 lesions found." in read_section(written, "Lesions")
+    training = read_section(written, "Training")
+    assert "After 30 epochs, training loss 0.228, validation loss 0.343" in training
+    assert "validation tumour Dice 0.675" in training
+    assert "2,400 CPU-seconds" in training and "weights of epoch 27" in training
+    read_row(read_section(written, "Data"), "train", "1,178", "4", "3", "980")
+    assert "lits-00ff" in read_section(written, "Data")
+
+
+def test_recipe_is_held_against_both_papers(written: Path, tmp_path: Path) -> None:
+    ours = read_section(written, "Recipe")
+    read_row(ours, "data.normalisation", "window", "zero mean, unit variance (3.2)", "differs")
+    read_row(ours, "optimizer.name", "adamw", "Adam (3.4)", "differs")
+    assert "0f0f" in ours
+    path = write_example(tmp_path, record=make_record(P5))
+    beside_p5 = read_section(path, "Recipe").split("All ")[0]
+    assert beside_p5.count("|same|") == 13
+    assert beside_p5.count("|differs|") == 2  # P4's Dice loss and its normalisation
+
+
+def test_a_split_that_leaks_is_called_so(written: Path, tmp_path: Path) -> None:
+    assert "warning" not in read_page(written).classes
+    metrics = make_metrics() | {"leak": "This split leaks: slices of one scan are on both sides."}
+    page = read_page(write_example(tmp_path, metrics=metrics))
+    assert page.classes.count("warning") == 1
+    head = page.text.split("Measured in")[0]
+    assert head.count("This split leaks") == 1 and "slices of one scan are on both sides" in head
+
+
+def test_a_run_of_nothing_still_reports(tmp_path: Path) -> None:
+    nothing = {"per_case": [], "mean": {"tumour_dice": None, "liver_dice": float("nan")}}
+    metrics = {"protocol": {"corrected": nothing}}
+    path = write_example(tmp_path, record={}, log_rows=[], metrics=metrics)
+    page = read_page(path)
+    assert page.images == [] and "Segmentation network on data" in page.text
+    assert page.text.count("undefined") >= 4
+    for title in ("Cases", "Lesions", "Post-processing", "Software", "Best, median and worst case"):
+        assert f"<h2>{title}</h2>" not in path.read_text()
+
+
+def test_one_patient_has_no_interval(tmp_path: Path) -> None:
+    metrics = make_metrics()
+    corrected = metrics["protocol"]["corrected"]
+    corrected["per_case"] = corrected["per_case"][:2]
+    page = read_page(write_example(tmp_path, metrics=metrics))
+    assert "2 held-out scans of 1 patient" in page.text and "one patient has none" in page.text
+    assert "without a lesion" not in page.text.split("Cases")[0]
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    metrics = make_metrics()
+    metrics["protocol"]["corrected"]["per_case"][0]["case"] = "<script>alert(1)</script>"
+    assert "<script" not in write_example(tmp_path, metrics=metrics).read_text()
+
+
+def test_report_imports_neither_tensorflow_nor_matplotlib() -> None:
+    code = (
+        "import sys, lesionkeras.report.segmentation_report;"
+        "print('tensorflow' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
