@@ -13,9 +13,9 @@ from lesionkeras.ct.grid import to_slice
 from lesionkeras.ct.volume import Source
 from lesionkeras.data.segmentation import SegmentationSplit, make_segmentation_eval
 from lesionkeras.data.slices import LESION, LIVER
+from lesionkeras.models.probabilities import predict_probabilities
 
 Predict = Callable[[Any], np.ndarray]
-FLIPS = ([2], [1], [1, 2])  # axes of [B, H, W, C] that are mirrored, and mirrored back
 
 
 @dataclass(frozen=True)
@@ -78,23 +78,9 @@ def make_predictor(model: Any, inference: InferenceConfig, target: str) -> Predi
     """
     import tensorflow as tf
 
-    bias = tf.constant([0.0, 0.0, inference.tumour_bias])
-
-    def to_probabilities(logits: Any) -> Any:
-        if logits.shape[-1] != 1:
-            return tf.nn.softmax(logits + bias)
-        prob = tf.sigmoid(logits)
-        nothing = tf.zeros_like(prob)
-        parts = (prob, nothing) if target == "liver" else (nothing, prob)
-        return tf.concat([1.0 - prob, *parts], axis=-1)
-
     @tf.function(reduce_retracing=True)
     def predict(image: Any) -> Any:
-        views = [to_probabilities(model(image, training=False))]
-        for axes in FLIPS if inference.flips else ():
-            flipped = model(tf.reverse(image, axes), training=False)
-            views.append(tf.reverse(to_probabilities(flipped), axes))
-        return tf.add_n(views) / float(len(views))
+        return predict_probabilities(model, image, inference, target)
 
     return lambda image: predict(image).numpy()
 
