@@ -265,6 +265,16 @@ def test_qform_equals_nibabel(flip):
     check_like_nibabel(data)
 
 
+def test_half_turn_in_single_precision():
+    """Two of float32's roots of a half make 1 - c*c - d*d 5e-8, whose root would be .03 degrees."""
+
+    def turn(header):
+        header["quatern_b"], header["quatern_c"], header["quatern_d"] = 0, 0.5**0.5, 0.5**0.5
+
+    affine = read(make(change=turn, sform=0)).affine  # j runs to S, k to A, i to L
+    np.testing.assert_allclose(abs(affine[:3, :3]), np.diag([0.7, 2.5, 0.9])[:, ::-1], atol=1e-6)
+
+
 def test_forms_that_disagree():
     def move(header):
         header["qoffset_x"] += 0.3

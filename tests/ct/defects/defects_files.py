@@ -210,12 +210,15 @@ def _append_raw(path: Path, name: str, packed: bytes, size: int) -> None:
 
 
 def make_gzip_bomb(rng, folder):
-    """16 KB that unpack to gigabytes: the header claims them, or they come after the data."""
+    """Kilobytes that unpack to much more: the header claims it, or it comes after the data.
+
+    One in 32 unpacks to 4 GB; other readers unpack all of it, for 20 seconds.
+    """
     _, file = start_nifti(rng, qform=0)
     if rng.random() < 0.5:
-        file.header["dim"][1:4] = 1200  # 3.4 GB of int16
+        file.header["dim"][1:4] = 600  # .4 GB of int16
     head = file.to_bytes()
-    packed, size = _repeat_deflated(128, head)
+    packed, size = _repeat_deflated(128 if rng.random() < 1 / 32 else 4, head)
     footer = struct.pack("<II", 0, size & 0xFFFFFFFF)
     path = folder / "scan.nii.gz"
     path.write_bytes(b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + packed + footer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
@@ -85,6 +86,8 @@ def without_rights(paths: Sequence[Path]) -> Iterator[None]:
     """Take away the rights to open paths; root, whom rights do not bind, becomes nobody."""
     modes = [path.stat().st_mode for path in paths]
     as_root = bool(paths) and os.geteuid() == 0
+    # Nobody may not enter root's home, where Python may lie: what is imported late comes now.
+    importlib.import_module("concurrent.futures.thread")
     for path in paths:
         path.chmod(0)
     if as_root:
