@@ -20,6 +20,7 @@ END_CHUNK = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last 12 bytes of every PNG
 FILTER_NONE, FILTER_UP = 0, 2  # types of row filters (PNG specification, 9.2)
 STORED_BLOCK_BYTES = 2**16 - 1  # the most that a block of DEFLATE without compression holds
 GROUP_ROWS = 16
+MOST_EXPANSION = 1032  # DEFLATE's: 258 bytes a pair of two one-bit codes
 METHODS = slice(26, 29)  # of the file: compression, filter and interlace method
 
 
@@ -63,11 +64,13 @@ def inflate_rows(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
     isal = _import_isal()
     if isal is None or any(data[METHODS]):
         return None
-    parts = _find_data(data)
+    content = b"".join(_find_data(data))
     num_bytes = size[0] * (1 + 2 * size[1])
+    if num_bytes > MOST_EXPANSION * len(content):
+        return None
     inflater = isal.decompressobj()
     try:
-        rows = inflater.decompress(b"".join(parts), num_bytes + 1)
+        rows = inflater.decompress(content, num_bytes + 1)
     except isal.error:
         return None
     if len(rows) != num_bytes or not inflater.eof:

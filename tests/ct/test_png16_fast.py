@@ -113,6 +113,14 @@ def test_what_is_not_right_is_left_to_the_other_decoder(damage):
     assert decode_fast(damaged, (20, 30)) is None
 
 
+def test_sizes_that_the_data_cannot_hold_are_not_asked_for():
+    """Some are beyond what C counts with; DEFLATE makes at most 1,032 bytes of one."""
+    png = to_png(np.zeros((100, 500), np.uint16), cv2.IMWRITE_PNG_COMPRESSION, 9)
+    assert inflate_rows(png, (100, 500)) is not None
+    assert inflate_rows(png, (2**31 - 1, 2**31 - 1)) is None
+    assert inflate_rows(png, (100 * 1032 * len(png), 500)) is None
+
+
 def test_unknown_filter_is_left_too():
     rows = filter_rows(make_image((4, 4)), [0, 1, 2, 4])
     rows[2, 0] = 5

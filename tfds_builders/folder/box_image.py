@@ -14,6 +14,7 @@ from lesionkeras.errors import DataError
 Box = tuple[float, float, float, float]
 NUMBER = re.compile(r"(.*?)(\d+)(\.png)", re.IGNORECASE | re.DOTALL)
 MAX_SIDE_PX = 2**16
+MOST_DIGITS = 255  # of a file's name
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def find_neighbour(file: str, step: int) -> str:
     ('a/006.png', '')
     """
     match = NUMBER.fullmatch(file)
-    if not match or int(match[2]) + step < 0:
+    if not match or len(match[2]) > MOST_DIGITS or int(match[2]) + step < 0:
         return ""
     return f"{match[1]}{int(match[2]) + step:0{len(match[2])}d}{match[3]}"
 

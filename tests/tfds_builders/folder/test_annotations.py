@@ -161,7 +161,13 @@ def test_names_that_leave_the_folder_are_refused(name):
 
 @pytest.mark.parametrize(
     ("file", "previous", "following"),
-    [("a/099.png", "a/098.png", "a/100.png"), ("0.png", "", "1.png"), ("s2/key.png", "", "")],
+    [
+        ("a/099.png", "a/098.png", "a/100.png"),
+        ("0.png", "", "1.png"),
+        ("s2/key.png", "", ""),
+        ("7" * 5000 + ".png", "", ""),  # Python reads no number of so many digits
+    ],
+    ids=["inside", "first", "no number", "too many digits"],
 )
 def test_neighbours_are_found_by_number(file, previous, following):
     assert (find_neighbour(file, -1), find_neighbour(file, 1)) == (previous, following)
