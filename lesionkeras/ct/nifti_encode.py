@@ -73,9 +73,9 @@ def encode_header(shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, w
     fields["qoffset"], fields["srow"] = ras[:3, 3], ras[:3]
     fields["sform_code"] = 1
     written = parse_header(_mark_qform(fields), where)
-    assert written.sform is not None and written.qform is not None
+    assert written.sform is not None and written.qforms is not None
     # A quaternion cannot hold the last bit of a shear; then the sform stands alone.
-    same = measure_apart_mm(written.sform, written.qform, shape) <= SFORM_QFORM_MM / 2
+    same = measure_apart_mm(written.sform, written.qforms[0], shape) <= SFORM_QFORM_MM / 2
     fields["qform_code"] = int(same)
     return fields.tobytes() + bytes(4)
 

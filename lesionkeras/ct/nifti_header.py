@@ -66,9 +66,10 @@ def _make_layout(version: int) -> np.dtype:
 
 LAYOUTS = {version: _make_layout(version) for version in (1, 2)}
 MAGIC = {1: b"n+1", 2: b"n+2\x00\r\n\x1a\n"}
-# Half turns have 1 - b*b - c*c - d*d of 0, which float32 misses by so much; its root would turn the
-# axes by .03 degrees.  As the format's own nifti1_io.c does.
+# Half turns have 1 - b*b - c*c - d*d of 0, which float32 misses by so much: its root would turn the
+# axes by .04 degrees, and a true turn of .04 degrees more or less cannot be seen in it.
 HALF_TURN = 1e-7
+NEAR_TURNS = 20  # to either side of a half turn
 PAIR_MAGIC = {1: b"ni1", 2: b"ni2\x00\r\n\x1a\n"}
 
 
@@ -85,7 +86,8 @@ class NiftiHeader:
         slope: scl_slope; a value is stored * slope + inter.
         inter: scl_inter.
         sform: float64 [4, 4], (i, j, k, 1) to RAS mm, or None if its code is 0.
-        qform: The same from quaternion and pixdim, or None if its code is 0.
+        qforms: float64 [n, 4, 4], the same from quaternion and pixdim, or None if its code is 0;
+            several where single precision cannot tell them apart, the likeliest first.
     """
 
     version: int
@@ -96,7 +98,7 @@ class NiftiHeader:
     slope: float
     inter: float
     sform: np.ndarray | None
-    qform: np.ndarray | None
+    qforms: np.ndarray | None
 
 
 def _refuse(where: str, found: str, wanted: str = "", next_step: str = COPY_AGAIN) -> CtError:
@@ -197,7 +199,10 @@ def _parse_type(fields: np.void, order: str, where: str) -> tuple[np.dtype | Non
 
 
 def _parse_qform(fields: np.void, where: str) -> np.ndarray:
-    """Return the affine of quaternion, offset and pixdim; nifti1.h, method 2."""
+    """Return the affines [n, 4, 4] that quaternion, offset, pixdim can mean, the likeliest first.
+
+    Source: nifti1.h, method 2; nifti1_io.c takes half turns for exact.
+    """
     b, c, d = (float(value) for value in fields["quatern"])
     qfac, *spacing = (float(value) for value in fields["pixdim"][:4])
     rest = 1 - (b * b + c * c + d * d)
@@ -207,21 +212,28 @@ def _parse_qform(fields: np.void, where: str) -> np.ndarray:
         raise _refuse(where, f"pixdim[0] {qfac:g}", "1 or -1")
     if min(spacing) < 0:
         raise _refuse(where, "a negative pixdim", "distances in mm")
-    if rest < HALF_TURN:
+    if not rest < HALF_TURN:
+        turns = [(math.sqrt(rest) if rest == rest else math.nan, b, c, d)]
+    else:
         b, c, d = (value / math.sqrt(1 - rest) for value in (b, c, d))
-        rest = 0.0
-    a = math.sqrt(rest) if rest == rest else math.nan
-    rotation = np.array(
+        most = math.sqrt(2 * HALF_TURN)
+        turns = [(0.0, b, c, d), *((a, b, c, d) for a in np.linspace(-most, most, 2 * NEAR_TURNS))]
+    scale = np.array(spacing) * [1, 1, -1 if qfac == -1 else 1]
+    affines = np.tile(np.eye(4), (len(turns), 1, 1))
+    for affine, turn in zip(affines, turns, strict=True):
+        affine[:3, :3] = _to_rotation(*turn) * scale
+    affines[:, :3, 3] = fields["qoffset"]
+    return affines
+
+
+def _to_rotation(a: float, b: float, c: float, d: float) -> np.ndarray:
+    return np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
             [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
             [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
         ]
     )
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * np.array(spacing) * [1, 1, -1 if qfac == -1 else 1]
-    affine[:3, 3] = fields["qoffset"]
-    return affine
 
 
 def parse_header(data: bytes, where: str) -> NiftiHeader:
@@ -264,7 +276,7 @@ def parse_header(data: bytes, where: str) -> NiftiHeader:
             slope=float(fields["scl_slope"]),
             inter=float(fields["scl_inter"]),
             sform=sform if codes["sform"] else None,
-            qform=_parse_qform(fields, where) if codes["qform"] else None,
+            qforms=_parse_qform(fields, where) if codes["qform"] else None,
         )
 
 
@@ -325,7 +337,9 @@ def find_affine(header: NiftiHeader, where: str) -> np.ndarray:
     Raises:
         CtError: no-geometry, affine-mismatch, identity-affine and what `check_affine` raises.
     """
-    affine = header.qform if header.sform is None else header.sform
+    affine = header.sform
+    if affine is None and header.qforms is not None:
+        affine = header.qforms[0]
     if affine is None:
         raise CtError(
             "no-geometry",
@@ -335,8 +349,10 @@ def find_affine(header: NiftiHeader, where: str) -> np.ndarray:
             next_step="convert the scan again from its source, or set the affine and its code",
         )
     check_affine(affine, where)
-    if header.sform is not None and header.qform is not None:
-        apart_mm = measure_apart_mm(header.sform, header.qform, header.shape)
+    if header.sform is not None and header.qforms is not None:
+        apart_mm = measure_apart_mm(header.sform, header.qforms[0], header.shape)
+        if apart_mm > SFORM_QFORM_MM:
+            apart_mm = min(measure_apart_mm(header.sform, q, header.shape) for q in header.qforms)
         if not apart_mm <= SFORM_QFORM_MM:
             raise CtError(
                 "affine-mismatch",

@@ -275,6 +275,27 @@ def test_half_turn_in_single_precision():
     np.testing.assert_allclose(abs(affine[:3, :3]), np.diag([0.7, 2.5, 0.9])[:, ::-1], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("degrees", "agree"), [(0.0, True), (0.02, True), (-0.03, True), (0.2, False)]
+)
+def test_forms_of_nearly_a_half_turn(degrees, agree):
+    """A quaternion of float32 cannot tell 180 from 179.97 degrees: .15 mm of 280."""
+    angle = np.pi + np.deg2rad(degrees)
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    def turn(header):
+        header["quatern_b"] = header["quatern_c"] = 0
+        header["quatern_d"] = 1
+        header["srow_x"][0, :2], header["srow_y"][0, :2] = turned * [0.7, 0.9]
+
+    affine = np.diag([-0.7, -0.9, 2.5, 1])
+    data = make(np.zeros((400, 3, 2), np.int16), affine, change=turn)
+    if agree:
+        np.testing.assert_allclose(read(data).spacing_mm, (2.5, 0.9, 0.7), rtol=1e-5)
+    else:
+        assert say(data)[0] == "affine-mismatch"
+
+
 def test_forms_that_disagree():
     def move(header):
         header["qoffset_x"] += 0.3
