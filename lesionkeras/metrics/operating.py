@@ -192,6 +192,20 @@ def compute_recall_by_size(
     return _bin_by_size(np.array(sizes), found, "mm" if in_mm else "px")
 
 
+def measure_lesions(truths: Sequence[ImageTruth]) -> tuple[np.ndarray, str]:
+    """Returns the sizes of all true boxes, image after image, and their unit.
+
+    Args:
+        truths: One an image; without `diameters_mm` in every one, sizes are in px.
+
+    >>> measure_lesions([ImageTruth(boxes=np.array([[0, 0, 20, 10]]))])
+    (array([20.]), 'px')
+    """
+    in_mm = all(truth.diameters_mm is not None for truth in truths)
+    sizes = [np.zeros(0), *(_measure(truth, in_mm) for truth in truths)]
+    return np.concatenate(sizes), "mm" if in_mm else "px"
+
+
 def _measure(truth: ImageTruth, in_mm: bool) -> np.ndarray:
     if in_mm and truth.diameters_mm is not None:
         return truth.diameters_mm

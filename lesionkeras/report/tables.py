@@ -89,3 +89,39 @@ def agrees_with_p1(path: str, value: Any) -> bool | None:
         return None
     plain = tuple(value) if isinstance(value, list) else value
     return plain in P1_RECIPE[path].values
+
+
+P2_SOURCE = (
+    "Aluko, Hari and Yakubenko, Liver Lesion Localization using Deep Convolutional Neural Networks"
+)
+
+
+@dataclass(frozen=True)
+class P2Row:
+    """A row of P2's Figure 3, or its Faster R-CNN (5.2); None where P2 gives nothing.
+
+    `box_mse` is of coordinates as shares of the image: P2 does not say so, but .00077 can be nothing
+    else at 512 px.
+    """
+
+    name: str
+    split: str
+    box_mse: float | None
+    sensitivity: float
+    false_share: float | None
+    fp_per_image: float | None
+
+
+P2_FIGURE_3 = (
+    P2Row("P2: baseline", "train", 0.00077, 0.96, None, None),
+    P2Row("P2: baseline", "test", 0.065, 0.069, None, None),
+    P2Row("P2: baseline and VGG16", "train", 0.0025, 0.79, None, None),
+    P2Row("P2: baseline and VGG16", "test", 0.067, 0.079, None, None),
+    P2Row("P2: Faster R-CNN", "test", None, 0.50, 0.67, 1.1),  # 5.2 and 6
+)
+# Name, false positives an image, sensitivity; all of DeepLesion's liver lesions.
+P2_FROC_POINTS = (
+    ("P2: Faster R-CNN (liver)", 1.1, 0.50),  # 6
+    ("Yan 2018, as P2 reads it, 1 FP", 1.0, 0.675),  # "65-70% sensitivity with 1 false positive"
+    ("Yan 2018, as P2 reads it, 10 FP", 10.0, 0.90),  # "approximately 90% ... with 10"
+)

@@ -103,6 +103,9 @@ def test_help_comes_at_once():
     done = run("--help")
     assert done.returncode == 0 and "--geometry" in done.stdout
     assert time.process_time() - start < 1.0
-    code = "import sys, experiments.evaluate as e; e.build_parser(); print('numpy' in sys.modules)"
+    code = (
+        "import sys, experiments.evaluate as e; e.cli_evaluate.build_parser('');"
+        "print('numpy' in sys.modules)"
+    )
     light = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert light.stdout.strip() == "False"
