@@ -115,8 +115,8 @@ def to_interval(values: np.ndarray) -> Interval:
     Args:
         values: [R], NaN where a resample leaves the score undefined.
 
-    >>> to_interval(np.array([0.0, 1.0, np.nan]))
-    Interval(low=0.025, high=0.975, num_undefined=1)
+    >>> to_interval(np.array([0.5, 0.5, np.nan]))
+    Interval(low=0.5, high=0.5, num_undefined=1)
     """
     defined = values[~np.isnan(values)]
     if not defined.size:

@@ -131,16 +131,13 @@ def read_results(path: Path, truth: CocoTruth) -> tuple[ImageDetections, ...]:
     for number, entry in enumerate(entries):
         where = f"{path.name}, entry {number}"
         images[number] = _look_up(places, entry.get("image_id"), "image_id", where)
-        classes[number] = _look_up(
-            truth.categories, entry.get("category_id"), "category_id", where
-        )
+        classes[number] = _look_up(truth.categories, entry.get("category_id"), "category_id", where)
         boxes[number] = _read_box(entry, where, may_be_empty=True)
         scores[number] = _read_score(entry.get("score"), where)
     order = np.argsort(images, kind="stable")
     ends = np.cumsum(np.bincount(images, minlength=len(places)))[:-1]
     return tuple(
-        ImageDetections(boxes[rows], scores[rows], classes[rows])
-        for rows in np.split(order, ends)
+        ImageDetections(boxes[rows], scores[rows], classes[rows]) for rows in np.split(order, ends)
     )
 
 

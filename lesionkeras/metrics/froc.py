@@ -156,44 +156,48 @@ class Froc:
 
 
 class _Sums:
-    """False positives before and at each score at which a lesion is found, an image a column."""
+    """False positives before and at each score at which a lesion is found, by image."""
 
     def __init__(self, froc: Froc, is_counted: np.ndarray) -> None:
-        from scipy.sparse import coo_array
-
         pooled = froc.pooled
         self.interpolates = froc.convention.interpolates
-        lesions = np.flatnonzero((froc.found_by != NEVER) & is_counted)
-        groups, place = np.unique(pooled.group[froc.found_by[lesions]], return_inverse=True)
-        shape = (len(groups), pooled.num_images)
-        images = pooled.lesion_image[lesions]
-        self.hits = coo_array((np.ones(len(lesions)), (place, images)), shape).tocsr()
-        self.lesions = np.bincount(pooled.lesion_image[is_counted], minlength=shape[1]).astype(float)
+        self.lesion_image = pooled.lesion_image[is_counted]
+        found = np.flatnonzero((froc.found_by != NEVER) & is_counted)
+        groups, self.hit_group = np.unique(pooled.group[froc.found_by[found]], return_inverse=True)
+        self.hit_image, self.num_groups = pooled.lesion_image[found], len(groups)
         wrong = np.flatnonzero(froc.outcome == WRONG)
+        self.wrong_image, group = pooled.image_idx[wrong], pooled.group[wrong]
         # Even places lie before a group of equal scores, odd ones in it; the last lies behind all.
-        group = pooled.group[wrong]
-        bucket = np.searchsorted(groups, group, "left") + np.searchsorted(groups, group, "right")
-        columns = (bucket, pooled.image_idx[wrong])
-        buckets = (2 * len(groups) + 1, pooled.num_images)
-        self.wrong = coo_array((np.ones(len(wrong)), columns), buckets).tocsr()
+        left, right = (np.searchsorted(groups, group, side) for side in ("left", "right"))
+        self.wrong_place = left + right
 
     def compute(self, weights: np.ndarray, fp_per_image: Sequence[float]) -> np.ndarray:
         """Sensitivity [R, X] of some rows of weights."""
-        by_image = np.ascontiguousarray(weights.T)
-        wrong = np.cumsum(self.wrong @ by_image, axis=0)
-        before, after = wrong[0:-1:2], wrong[1::2]
-        hits, num_lesions = self.hits @ by_image, self.lesions @ by_image
+        wrong = _sum(self.wrong_place, self.wrong_image, 2 * self.num_groups + 1, weights)
+        hits = _sum(self.hit_group, self.hit_image, self.num_groups, weights)
+        lesions = _sum(np.zeros_like(self.lesion_image), self.lesion_image, 1, weights)[0]
+        sums = np.cumsum(wrong, axis=0)
+        before, after = sums[0:-1:2], sums[1::2]
         found = np.zeros((len(weights), len(fp_per_image)))
         for place, most in enumerate(fp_per_image):
-            budget = most * by_image.sum(axis=0) * (1 + _ROUNDING)
-            share = (after <= budget).astype(float)
+            budget = most * weights.sum(axis=1)
+            share = (after <= budget * (1 + _ROUNDING)).astype(float)
             if self.interpolates:
                 width = np.where(after > before, after - before, 1.0)
-                share = np.where(after > budget, np.clip((budget - before) / width, 0, 1), share)
+                share = np.maximum(share, np.clip((budget - before) / width, 0, 1))
             found[:, place] = (hits * share).sum(axis=0)
-        has_lesion = (num_lesions > 0)[:, None]
         undefined = np.full(found.shape, np.nan)
-        return np.divide(found, num_lesions[:, None], out=undefined, where=has_lesion)
+        return np.divide(found, lesions[:, None], out=undefined, where=(lesions > 0)[:, None])
+
+
+def _sum(place: np.ndarray, image: np.ndarray, num_places: int, weights: np.ndarray) -> np.ndarray:
+    """Weight [num_places, R] of what stands at each place, given the image of each."""
+    if len(weights) == 1:  # a sparse matrix costs ten times as much to make
+        return np.bincount(place, weights[0, image], minlength=num_places)[:, None]
+    from scipy.sparse import coo_array
+
+    shape = (num_places, weights.shape[1])
+    return coo_array((np.ones(len(place)), (place, image)), shape).tocsr() @ weights.T
 
 
 def compute_froc(

@@ -11,7 +11,7 @@ import numpy as np
 from lesionkeras.boxes.recall import SIZE_EDGES, name_size_bins
 from lesionkeras.metrics.bootstrap import NUM_RESAMPLES, draw_weights, to_interval
 from lesionkeras.metrics.froc import FP_PER_IMAGE, Froc, count_froc
-from lesionkeras.metrics.froc_matching import CONVENTIONS, Criterion, PooledBoxes, pool_boxes
+from lesionkeras.metrics.froc_matching import CONVENTIONS, Criterion, pool_boxes
 from lesionkeras.metrics.matches import ImageDetections, ImageTruth
 
 # IoU .5 and IoBB .5: DeepLesion's (Yan et al. 2018); IoU .1: nnDetection's and P2's.
@@ -81,9 +81,7 @@ def _describe(froc: Froc, weights: np.ndarray) -> dict[str, Any]:
         "threshold": criterion.threshold,
         "is_strict": convention.is_strict,
         "label": criterion.label,
-        "sensitivity": [
-            to_score(value, resampled[:, place]) for place, value in enumerate(values)
-        ],
+        "sensitivity": [to_score(value, resampled[:, place]) for place, value in enumerate(values)],
         "score_thresholds": [to_json(score) for score in thresholds],
         "mean": None,
         "mean_over": list(convention.mean_over),

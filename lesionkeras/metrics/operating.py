@@ -201,9 +201,11 @@ def measure_lesions(truths: Sequence[ImageTruth]) -> tuple[np.ndarray, str]:
     >>> measure_lesions([ImageTruth(boxes=np.array([[0, 0, 20, 10]]))])
     (array([20.]), 'px')
     """
-    in_mm = all(truth.diameters_mm is not None for truth in truths)
-    sizes = [np.zeros(0), *(_measure(truth, in_mm) for truth in truths)]
-    return np.concatenate(sizes), "mm" if in_mm else "px"
+    known_mm = [truth.diameters_mm for truth in truths if truth.diameters_mm is not None]
+    if len(known_mm) == len(truths):
+        return np.concatenate([np.zeros(0), *known_mm]), "mm"
+    boxes = np.concatenate([truth.boxes for truth in truths])
+    return (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0), "px"
 
 
 def _measure(truth: ImageTruth, in_mm: bool) -> np.ndarray:

@@ -185,9 +185,7 @@ def list_froc_rows(froc: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     rows = []
     for row in froc["rows"]:
-        points = zip(
-            froc["fp_per_image"], row["sensitivity"], row["score_thresholds"], strict=True
-        )
+        points = zip(froc["fp_per_image"], row["sensitivity"], row["score_thresholds"], strict=True)
         for fp, score, threshold in points:
             values = {key: score[key] for key in ("value", "low", "high")}
             values["score_threshold"] = threshold
@@ -285,9 +283,7 @@ def _build_sections(
     counts = metrics["counts"]
     return [
         Section("False positives and sensitivity", build_froc(metrics["froc"])),
-        Section(
-            "Beside P2", [build_p2_table([("These boxes", "given", counts, metrics["p2"])])]
-        ),
+        Section("Beside P2", [build_p2_table([("These boxes", "given", counts, metrics["p2"])])]),
         Section("Precision and recall", pictures),
         Section("COCO", [_build_coco(metrics)]),
         Section("Each lesion", [_build_lesions(lesion_rows)] if lesion_rows else []),

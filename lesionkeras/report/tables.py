@@ -100,8 +100,7 @@ P2_SOURCE = (
 class P2Row:
     """A row of P2's Figure 3, or its Faster R-CNN (5.2); None where P2 gives nothing.
 
-    `box_mse` is of coordinates as shares of the image: P2 does not say so, but .00077 can be nothing
-    else at 512 px.
+    `box_mse` is of coordinates as shares of the image, it seems: in pixels .00077 would be exact.
     """
 
     name: str
