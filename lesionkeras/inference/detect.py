@@ -40,6 +40,32 @@ class Findings:
             for i, (x1, y1, x2, y2) in enumerate(found.boxes)
         ]
 
+    def to_coco_truth(self, sizes_px: np.ndarray) -> dict[str, Any]:
+        """Return COCO's truth that `to_coco` belongs to; patients are numbered, not named.
+
+        Args:
+            sizes_px: [N, 2], height and width of each image.
+        """
+        numbers = {name: number for number, name in enumerate(sorted(set(self.patients)))}
+        images, annotations = [], []
+        for image_id, (file, truth) in enumerate(zip(self.files, self.truths, strict=True)):
+            height, width = (int(side) for side in sizes_px[image_id])
+            patient = f"patient {numbers[self.patients[image_id]]}"
+            entry = {"id": image_id, "file_name": file, "height": height, "width": width}
+            images.append(entry | {"patient": patient})
+            for row, (x1, y1, x2, y2) in enumerate(truth.boxes):
+                box = {"id": len(annotations), "image_id": image_id, "iscrowd": 0}
+                box["category_id"] = int(truth.classes[row])
+                box["bbox"] = [float(v) for v in (x1, y1, x2 - x1, y2 - y1)]
+                box["area"] = float((x2 - x1) * (y2 - y1))
+                if truth.diameters_mm is not None:
+                    box["size_mm"] = float(truth.diameters_mm[row])
+                annotations.append(box)
+        ids = {box["category_id"] for box in annotations}
+        ids |= {int(c) for found in self.detections for c in found.classes} | {0}
+        categories = [{"id": i, "name": f"lesion {i}"} for i in sorted(ids)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
 
 def make_detector(model: Detector) -> Callable[[Any], dict[str, np.ndarray]]:
     """Return a compiled function from image_unit [B, S, S, 3] to NumPy detections.
@@ -107,13 +133,14 @@ def detect_split(
 
 
 def make_validation(
-    split: Split | None, recipe: DetectionRecipe
+    split: Split | None, recipe: DetectionRecipe, with_loss: bool = False
 ) -> Callable[[Any], dict[str, float]] | None:
     """Return a function that scores a network on the validation patients, if there are any.
 
     Args:
         split: The validation split, or None.
         recipe: Window, image size and decoding.
+        with_loss: Also of the loss and its parts, which takes a second pass over the images.
 
     Returns:
         From a network to its map50 and map50_95 (0 where nothing is found), or None.
@@ -126,6 +153,10 @@ def make_validation(
         detect = detectors.setdefault(id(model), make_detector(model))
         found = detect_split(detect, split, recipe)
         result = evaluate_coco(found.truths, found.detections)
-        return {"map50": max(result.ap50, 0.0), "map50_95": max(result.ap, 0.0)}
+        scores = {"map50": max(result.ap50, 0.0), "map50_95": max(result.ap, 0.0)}
+        if with_loss:
+            images = make_eval(split, recipe, DETECT_BATCH_SIZE)
+            scores |= model.evaluate(images, verbose=0, return_dict=True)
+        return scores
 
     return validate

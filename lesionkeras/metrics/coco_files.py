@@ -1,7 +1,8 @@
 """COCO's JSON of true boxes and of results, read for scoring: anybody's files.
 
-Images may carry `patient` and `spacing_mm` ([z, y, x] or [y, x]) beside COCO's own keys.  Ids are
-whole numbers or texts; boxes are x, y, width, height in continuous px.
+Images may carry `patient` and `spacing_mm` ([z, y, x] or [y, x]) beside COCO's own keys, and
+annotations `size_mm`, the lesion's size.  Ids are whole numbers or texts; boxes are x, y, width,
+height in continuous px.
 Source: https://cocodataset.org/#format-data and #format-results.
 """
 
@@ -30,7 +31,8 @@ class CocoTruth:
 
     Args:
         image_ids: Of the images, in the file's order.
-        truths: One an image; `diameters_mm` is the longer side where the spacing is known.
+        truths: One an image; `diameters_mm` is `size_mm`, or else the longer side where the
+            spacing is known.
         patients: Who each image is of; an image without `patient` is its own.
         has_patients: Every image names its patient.
         sizes_px: [N, 2] height and width, or None where one is missing.
@@ -68,25 +70,18 @@ def read_truth(path: Path) -> CocoTruth:
     categories = [entry.get("id") for entry in named] or sorted(found, key=str)
     classes = _number_ids(sorted(categories, key=_order), f"categories of {path.name}")
     boxes: list[list[tuple[float, ...]]] = [[] for _ in images]
-    columns: list[list[tuple[int, bool]]] = [[] for _ in images]
+    columns: list[list[tuple[int, bool, float]]] = [[] for _ in images]
     for number, entry in enumerate(annotations):
         where = f"{path.name}, annotation {number}"
         place = _look_up(places, entry.get("image_id"), "image_id", where)
         class_id = _look_up(classes, entry.get("category_id"), "category_id", where)
         boxes[place].append(_read_box(entry, where, may_be_empty=False))
-        columns[place].append((class_id, bool(entry.get("iscrowd", 0))))
-    truths = []
-    for image, of_image, rest in zip(images, boxes, columns, strict=True):
-        own = np.array(of_image, np.float64).reshape(-1, 4)
-        spacing_mm = _read_spacing(image, f"{path.name}, image {image['id']}")
-        truths.append(
-            ImageTruth(
-                boxes=own,
-                classes=np.array([class_id for class_id, _ in rest], np.int64),
-                crowd=np.array([crowd for _, crowd in rest], bool),
-                diameters_mm=None if spacing_mm is None else _measure_mm(own, spacing_mm),
-            )
-        )
+        size_mm = _read_size_mm(entry.get("size_mm"), where)
+        columns[place].append((class_id, bool(entry.get("iscrowd", 0)), size_mm))
+    truths = [
+        _make_truth(image, of_image, rest, path.name)
+        for image, of_image, rest in zip(images, boxes, columns, strict=True)
+    ]
     patients = [image.get("patient") for image in images]
     return CocoTruth(
         image_ids=tuple(ids),
@@ -98,6 +93,25 @@ def read_truth(path: Path) -> CocoTruth:
         has_patients=all(name not in (None, "") for name in patients),
         sizes_px=_read_sizes(images),
         categories=classes,
+    )
+
+
+def _make_truth(
+    image: Mapping[str, Any],
+    boxes: Sequence[tuple[float, ...]],
+    columns: Sequence[tuple[int, bool, float]],
+    file: str,
+) -> ImageTruth:
+    own = np.array(boxes, np.float64).reshape(-1, 4)
+    sizes_mm = np.array([size_mm for _, _, size_mm in columns])
+    spacing_mm = _read_spacing(image, f"{file}, image {image['id']}")
+    if spacing_mm is not None:
+        sizes_mm = np.where(np.isnan(sizes_mm), _measure_mm(own, spacing_mm), sizes_mm)
+    return ImageTruth(
+        boxes=own,
+        classes=np.array([class_id for class_id, _, _ in columns], np.int64),
+        crowd=np.array([is_crowd for _, is_crowd, _ in columns], bool),
+        diameters_mm=None if np.isnan(sizes_mm).any() else sizes_mm,
     )
 
 
@@ -240,6 +254,21 @@ def _read_score(value: Any, where: str) -> float:
             where=where,
             found=repr(value)[:_SHOWN_CHARS],
             wanted="a number, higher for surer",
+        )
+    return float(value)
+
+
+def _read_size_mm(value: Any, where: str) -> float:
+    """Size of a lesion, NaN where it is not given."""
+    if value is None:
+        return math.nan
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise DataError(
+            "size_mm cannot be used",
+            where=where,
+            found=repr(value)[:_SHOWN_CHARS],
+            wanted="a number of mm above 0",
         )
     return float(value)
 

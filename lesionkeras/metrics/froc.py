@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +27,8 @@ from lesionkeras.metrics.froc_matching import (
 from lesionkeras.metrics.matches import ImageDetections, ImageTruth
 
 FP_PER_IMAGE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-# Resamples summed at once: with some thousand lesions their sums stay in a few MiB.
-CHUNK_RESAMPLES = 64
+CHUNK_SUMS = 2**18  # of all resamples that are summed at once: 2 MiB, which a cache holds
+MIN_CHUNK_RESAMPLES = 64
 # A budget such as .29 x 100 images is 28.999999999999996 false positives, and 29 are meant.
 _ROUNDING = 1e-9
 
@@ -128,8 +130,9 @@ class Froc:
         rows = np.ones((1, self.pooled.num_images)) if weights is None else weights
         is_counted = ~self.pooled.is_crowd if counted is None else counted & ~self.pooled.is_crowd
         sums = _Sums(self, is_counted)
-        starts = range(0, len(rows), CHUNK_RESAMPLES)
-        parts = [sums.compute(rows[i : i + CHUNK_RESAMPLES], fp_per_image) for i in starts]
+        size = max(MIN_CHUNK_RESAMPLES, CHUNK_SUMS // sums.num_sums)
+        starts = range(0, len(rows), size)
+        parts = [sums.compute(rows[i : i + size], fp_per_image) for i in starts]
         return np.concatenate(parts)
 
     def count_by_image(self, score_threshold: float) -> np.ndarray:
@@ -161,23 +164,23 @@ class _Sums:
     def __init__(self, froc: Froc, is_counted: np.ndarray) -> None:
         pooled = froc.pooled
         self.interpolates = froc.convention.interpolates
-        self.lesion_image = pooled.lesion_image[is_counted]
         found = np.flatnonzero((froc.found_by != NEVER) & is_counted)
-        groups, self.hit_group = np.unique(pooled.group[froc.found_by[found]], return_inverse=True)
-        self.hit_image, self.num_groups = pooled.lesion_image[found], len(groups)
+        groups, place = np.unique(pooled.group[froc.found_by[found]], return_inverse=True)
         wrong = np.flatnonzero(froc.outcome == WRONG)
-        self.wrong_image, group = pooled.image_idx[wrong], pooled.group[wrong]
+        group, all_lesions = pooled.group[wrong], pooled.lesion_image[is_counted]
         # Even places lie before a group of equal scores, odd ones in it; the last lies behind all.
         left, right = (np.searchsorted(groups, group, side) for side in ("left", "right"))
-        self.wrong_place = left + right
+        self.num_sums = 2 * len(groups) + 1
+        size = pooled.num_images
+        self.wrong = _Counts(left + right, pooled.image_idx[wrong], self.num_sums, size)
+        self.hits = _Counts(place, pooled.lesion_image[found], len(groups), size)
+        self.lesions = _Counts(np.zeros_like(all_lesions), all_lesions, 1, size)
 
     def compute(self, weights: np.ndarray, fp_per_image: Sequence[float]) -> np.ndarray:
         """Sensitivity [R, X] of some rows of weights."""
-        wrong = _sum(self.wrong_place, self.wrong_image, 2 * self.num_groups + 1, weights)
-        hits = _sum(self.hit_group, self.hit_image, self.num_groups, weights)
-        lesions = _sum(np.zeros_like(self.lesion_image), self.lesion_image, 1, weights)[0]
-        sums = np.cumsum(wrong, axis=0)
+        sums = np.cumsum(self.wrong.weigh(weights), axis=0)
         before, after = sums[0:-1:2], sums[1::2]
+        hits, lesions = self.hits.weigh(weights), self.lesions.weigh(weights)[0]
         found = np.zeros((len(weights), len(fp_per_image)))
         for place, most in enumerate(fp_per_image):
             budget = most * weights.sum(axis=1)
@@ -190,14 +193,37 @@ class _Sums:
         return np.divide(found, lesions[:, None], out=undefined, where=(lesions > 0)[:, None])
 
 
-def _sum(place: np.ndarray, image: np.ndarray, num_places: int, weights: np.ndarray) -> np.ndarray:
-    """Weight [num_places, R] of what stands at each place, given the image of each."""
-    if len(weights) == 1:  # a sparse matrix costs ten times as much to make
-        return np.bincount(place, weights[0, image], minlength=num_places)[:, None]
-    from scipy.sparse import coo_array
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """How many things of each image stand at each place.
 
-    shape = (num_places, weights.shape[1])
-    return coo_array((np.ones(len(place)), (place, image)), shape).tocsr() @ weights.T
+    Args:
+        place: Of each thing.
+        image: Of each thing.
+        num_places: K.
+        num_images: N.
+    """
+
+    place: np.ndarray
+    image: np.ndarray
+    num_places: int
+    num_images: int
+
+    @cached_property
+    def matrix(self) -> Any:
+        """Sparse [K, N]."""
+        from scipy.sparse import coo_array
+
+        shape = (self.num_places, self.num_images)
+        return coo_array((np.ones(len(self.place)), (self.place, self.image)), shape).tocsr()
+
+    def weigh(self, weights: np.ndarray) -> np.ndarray:
+        """Weight [K, R] at each place, of rows of weights [R, N]."""
+        if len(weights) > 1:
+            return self.matrix @ weights.T
+        # A sparse matrix costs ten times as much to make.
+        of_image = weights[0, self.image]
+        return np.bincount(self.place, of_image, minlength=self.num_places)[:, None]
 
 
 def compute_froc(

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from lesionkeras.boxes.recall import AnchorRecall, compute_grid_recall
-from lesionkeras.config import DetectionRecipe
+from lesionkeras.config import DetectionRecipe, SSDRecipe
 from lesionkeras.data.opening import Split, Splits, open_splits
 from lesionkeras.data.pipeline import describe_augmentation, make_eval
 from lesionkeras.errors import RecipeError
@@ -29,8 +29,10 @@ from lesionkeras.models import check_detector
 from lesionkeras.models.detector import Detector
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
 from lesionkeras.report.console import Counter
+from lesionkeras.report.detection_report import write_detection_report
 from lesionkeras.report.figures import MAX_EXAMPLES
-from lesionkeras.report.ssd_report import write_ssd_report
+from lesionkeras.report.paper_blocks import list_at_one
+from lesionkeras.report.train_scores import choose_train_images, list_sizes_px, measure_train
 from lesionkeras.serving.export import export_detector
 from lesionkeras.training.detector import train_detector
 from lesionkeras.training.log import Row
@@ -42,6 +44,7 @@ from lesionkeras.training.run import (
 )
 
 NUM_WARMUP_IMAGES = 2
+TRUTH_FILE, TRAIN_FILE = "truth.json", "train_predictions.json"
 Recipe = TypeVar("Recipe", bound=DetectionRecipe)
 
 
@@ -115,7 +118,9 @@ def find_fingerprint(builder: Any) -> str:
 
 def train(run: DetectionRun) -> tuple[keras.Model, list[Row], int]:
     """Train, choosing the best epoch on validation patients; see `train_detector`."""
-    validate = make_validation(run.splits.validation, run.recipe)
+    # P2's Figure 6 is of validation losses; P1's Figure 5 has none.
+    with_loss = not isinstance(run.recipe, SSDRecipe)
+    validate = make_validation(run.splits.validation, run.recipe, with_loss)
     return train_detector(run.recipe, run.splits, run.directory, validate)
 
 
@@ -197,6 +202,9 @@ def check_anchors(split: Split, recipe: DetectionRecipe) -> AnchorRecall | None:
 def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, Any]:
     """Measure a trained detector on the test split and write predictions.json and metrics.json.
 
+    Beside them lie truth.json, with which `evaluate` scores the predictions again, and the
+    detections on some training images, for the report.
+
     The score threshold of precision and recall is chosen on validation patients, or on the training
     images where no patient was held out; on test images only under P1's split, which has no others.
 
@@ -217,9 +225,18 @@ def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, An
     with Counter("Testing") as progress:
         found = detect_split(detect, splits.test, recipe, progress)
     write_json(run.directory.predictions, found.to_coco())
+    sizes_px = list_sizes_px(splits.test)
+    write_json(run.directory.predictions.with_name(TRUTH_FILE), found.to_coco_truth(sizes_px))
     metrics = evaluate_detections(
-        found.truths, found.detections, found.patients, threshold, seed=recipe.train.seed
+        found.truths,
+        found.detections,
+        found.patients,
+        threshold,
+        seed=recipe.train.seed,
+        sizes_px=sizes_px,
     )
+    metrics["train"], seen = measure_train(detect, splits.train, recipe, threshold)
+    write_json(run.directory.predictions.with_name(TRAIN_FILE), seen)
     metrics |= {
         "best_epoch": best_epoch,
         "splits": splits.describe(),
@@ -231,7 +248,7 @@ def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, An
 
 
 def write_report(run: DetectionRun, log_rows: list[Row], metrics: dict[str, Any]) -> Path:
-    """Write report.html from what the run has written, with test images as pictures.
+    """Write report.html from what the run has written, with test and training images as pictures.
 
     Args:
         run: The run.
@@ -245,18 +262,26 @@ def write_report(run: DetectionRun, log_rows: list[Row], metrics: dict[str, Any]
     record = json.loads(directory.recipe_json.read_text(encoding="utf-8"))
     predictions = json.loads(directory.predictions.read_text(encoding="utf-8"))
     examples = choose_examples(run.splits.test, run.recipe, predictions)
-    return write_ssd_report(directory.path, record, log_rows, metrics, run.reached, examples)
+    seen = json.loads((directory.path / TRAIN_FILE).read_text(encoding="utf-8"))
+    train_examples = choose_examples(choose_train_images(run.splits.train), run.recipe, seen, 8)
+    return write_detection_report(
+        directory.path, record, log_rows, metrics, run.reached, examples, train_examples
+    )
 
 
 def choose_examples(
-    split: Split, recipe: DetectionRecipe, predictions: list[dict[str, Any]]
+    split: Split,
+    recipe: DetectionRecipe,
+    predictions: list[dict[str, Any]],
+    count: int = MAX_EXAMPLES,
 ) -> list[dict[str, Any]]:
-    """Return test images for P1's Figure 6, spread evenly over the split, with lesions first.
+    """Return images for P1's Figure 6, spread evenly over the split, with lesions first.
 
     Args:
-        split: The test split.
+        split: The test split, or some training images.
         recipe: Window and image size.
-        predictions: Entries of predictions.json.
+        predictions: COCO results of the split.
+        count: At most as many.
 
     Returns:
         Dicts as `report.figures.draw_examples` takes them, boxes in px of the network's input.
@@ -264,8 +289,8 @@ def choose_examples(
     has_lesion = (split.images.classes[split.rows[:, 0]] >= 0).any(axis=1)
     order = [*np.flatnonzero(has_lesion), *np.flatnonzero(~has_lesion)]
     with_lesion = max(int(has_lesion.sum()), 1)
-    step = max(with_lesion // MAX_EXAMPLES, 1)
-    chosen = sorted(order[::step][:MAX_EXAMPLES])
+    step = max(with_lesion // count, 1)
+    chosen = sorted(order[::step][:count])
     shown = Split(split.images, split.rows[chosen])
     examples = []
     for number, (image_unit, target) in zip(chosen, make_eval(shown, recipe, 1), strict=True):
@@ -326,5 +351,7 @@ def print_summary(run: DetectionRun, metrics: dict[str, Any]) -> None:
         interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
         return f"{names[key]} {value:.3f}{interval}"
 
+    froc = ", ".join(f"{label} {text}" for label, text in list_at_one(metrics["froc"]))
+    print(f"Sensitivity at 1 false positive an image: {froc}")
     measured = f"{counts['images']} test images of {counts['patients']} patients"
     print("Score: " + ", ".join(tell(key) for key in names) + f" on {measured}")
