@@ -80,7 +80,7 @@ RULES: dict[str, Rule] = {
         "'none', 'imagenet' or a .npz file",
         lambda value: value in ("none", "imagenet") or value.endswith(".npz"),
     ),
-    "model.input_scaling": _one_of("unit", "none", "imagenet_caffe", "imagenet_torch"),
+    "model.input_scaling": _one_of("unit", "none", "bytes", "imagenet_caffe", "imagenet_torch"),
     "model.num_classes": _COUNT,
     "model.extra_channels": ("whole numbers above 0", lambda row: min(row, default=1) > 0),
     "model.top_down_channels": _NOT_NEGATIVE,
@@ -107,6 +107,14 @@ RULES: dict[str, Rule] = {
     "model.deep_supervision": _NOT_NEGATIVE,
     "model.channels": _FIVE_WIDTHS,
     "model.decoder_channels": _FIVE_WIDTHS,
+    "model.pyramid_channels": _COUNT,
+    "model.head_convs": _NOT_NEGATIVE,
+    "model.coarse_from": _one_of("p5", "c5"),
+    "model.frozen_stages": ("a whole number from 0 to 4", lambda value: 0 <= value <= 4),
+    "model.frontend": _one_of("none", "vgg16", "vgg16_concat"),
+    "model.vgg_block": ("2, 3 or 4", lambda value: value in (2, 3, 4)),
+    "loss.alpha": _SHARE,
+    "loss.gamma": _NOT_NEGATIVE,
     "loss.negatives_per_positive": _NOT_NEGATIVE,
     "loss.box_weight": _NOT_NEGATIVE,
     "loss.smooth_l1_beta": _POSITIVE,
@@ -154,6 +162,14 @@ RULES: dict[str, Rule] = {
 }
 # Where a part of a recipe has rules of its own for a name that others have too: class, field, rule.
 PART_RULES: dict[str, dict[str, Rule]] = {
+    "RetinaNetConfig": {"norm": _one_of("none", "group")},
+    "BaselineCNNConfig": {
+        "upsampling": _one_of("nearest", "bilinear"),
+        "channels": (
+            "four whole numbers above 0",
+            lambda row: len(row) == 4 and min(row) > 0,
+        ),
+    },
     "SegmentationTrainConfig": {"epochs": _NOT_NEGATIVE},
     "SegmentationDataConfig": {
         "protocol": _one_of("patient", "given", "volume", "p3", "p5"),

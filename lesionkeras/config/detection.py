@@ -90,12 +90,72 @@ class SSDConfig:
 
 
 @dataclass(frozen=True)
+class RetinaNetConfig:
+    """The network (Lin et al. 2017, Focal Loss, 4, and Feature Pyramid Networks, 3)."""
+
+    backbone: str = "resnet50"  # or resnet34
+    weights: str = "none"  # "none", "imagenet" or a .npz file
+    input_scaling: str = "unit"  # "unit", "imagenet_caffe", "imagenet_torch"; the weights decide
+    num_classes: int = 1  # lesion classes, each yes or no; background is none of them
+    pyramid_channels: int = 256  # of every map and of the heads' convolutions
+    head_convs: int = 4  # before the last one, in each head
+    norm: str = "none"  # of the heads; "group"
+    freeze_norm: bool = False  # batch norms keep the statistics of the weights
+    frozen_stages: int = 0  # of the backbone's four, from the image on, that are not trained
+    prior_prob: float = 0.01  # of a class at an anchor, at the start (Focal Loss, 4.1)
+    coarse_from: str = (
+        "p5"  # what stride 64 is made of; "c5": the backbone's last map, as the paper
+    )
+    # The paper starts at stride 8 with sides of 32 px; lesions start at 16.  A 4 in front is the
+    # backbone's finest map.
+    anchors: AnchorConfig = field(
+        default_factory=lambda: AnchorConfig((8, 16, 32, 64), 2.0, (1.0, 1.26, 1.587))
+    )
+
+
+@dataclass(frozen=True)
+class BaselineCNNConfig:
+    """P2's networks of one box (P2, 4.1 and 4.2)."""
+
+    # "none": the image; "vgg16": VGG16's map after a block; "vgg16_concat": VGG16's last map,
+    # without its last two poolings, upsampled to the image and beside it.
+    frontend: str = "none"
+    vgg_block: int = 3  # of "vgg16": 2, 3 or 4 (P2, 4.2)
+    weights: str = "none"  # of VGG16: "none", "imagenet" or a .npz file
+    input_scaling: str = "unit"  # "bytes": 0..255 (P2, 3); the weights decide
+    train_vgg: bool = False  # P2 takes features from it and does not speak of training it
+    upsampling: str = "bilinear"  # of "vgg16_concat"; or "nearest": P2 does not say
+    channels: tuple[int, ...] = (32, 32, 64, 64)  # of the four convolutions: P2's figure 2
+    dropout: float = 0.0  # after either pooling; P2, 5.1.1: .05 of the concatenation
+
+    @property
+    def backbone(self) -> str:
+        """Whose weights the front end takes."""
+        return "vgg16"
+
+    @property
+    def num_classes(self) -> int:
+        """Lesion classes: a box has no class."""
+        return 1
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """Multibox loss (SSD; P1, 3.3)."""
 
     negatives_per_positive: float = 3.0
     box_weight: float = 1.0
     smooth_l1_beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class FocalLossConfig:
+    """Focal loss and smooth L1 (Lin et al. 2017, Focal Loss)."""
+
+    alpha: float = 0.25  # weight of a lesion; of background 1 - alpha
+    gamma: float = 2.0
+    box_weight: float = 1.0
+    smooth_l1_beta: float = 1.0  # in variances: a tenth of an anchor's side
 
 
 @dataclass(frozen=True)
@@ -128,15 +188,45 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
-class SSDRecipe:
-    """One run of P1's detector."""
+class DetectionRecipe:
+    """What runs of all detectors have; each detector's recipe says which `model`.
+
+    A detector that matches anchors has a `match` beside it, one with weights in its loss a `loss`.
+    """
 
     name: str = "default"
     data: DataConfig = field(default_factory=DataConfig)
     augment: DetectionAugmentConfig = field(default_factory=DetectionAugmentConfig)
-    match: MatchConfig = field(default_factory=MatchConfig)
-    model: SSDConfig = field(default_factory=SSDConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    model: SSDConfig | RetinaNetConfig | BaselineCNNConfig = field(default_factory=SSDConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+@dataclass(frozen=True)
+class SSDRecipe(DetectionRecipe):
+    """One run of P1's detector."""
+
+    model: SSDConfig = field(default_factory=SSDConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class RetinaNetRecipe(DetectionRecipe):
+    """One run of RetinaNet (Lin et al. 2017)."""
+
+    model: RetinaNetConfig = field(default_factory=RetinaNetConfig)
+    match: MatchConfig = field(default_factory=lambda: MatchConfig(0.5, 0.4))  # Lin 2017, 4
+    loss: FocalLossConfig = field(default_factory=FocalLossConfig)
+
+
+@dataclass(frozen=True)
+class BaselineCNNRecipe(DetectionRecipe):
+    """One run of P2's networks of one box."""
+
+    augment: DetectionAugmentConfig = field(  # a dense layer sees images of one size
+        default_factory=lambda: DetectionAugmentConfig(crop_size_px=0)
+    )
+    model: BaselineCNNConfig = field(default_factory=BaselineCNNConfig)
+    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(0.0, 0.45, 1, 1))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lesionkeras.config import SSDRecipe
+from lesionkeras.config import DetectionRecipe
 from lesionkeras.data.prepared import Prepared, concatenate, prepare
 from lesionkeras.data.splits import (
     PAPER_WARNING,
@@ -68,7 +68,7 @@ def _plain(images: Prepared) -> Split:
 
 def open_splits(
     builder: Any,
-    recipe: SSDRecipe,
+    recipe: DetectionRecipe,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Splits:
     """Read the splits that a recipe names, by patient unless it asks for P1's.
@@ -104,7 +104,9 @@ def open_splits(
     )
 
 
-def _open_as_paper(builder: Any, recipe: SSDRecipe, progress: Callable[[int, int], None]) -> Splits:
+def _open_as_paper(
+    builder: Any, recipe: DetectionRecipe, progress: Callable[[int, int], None]
+) -> Splits:
     """P1's split: all images, their copies, 80/20; what it validates on is what it tests on."""
     names = [name for name, info in builder.info.splits.items() if info.num_examples]
     images = concatenate([prepare(builder, name, recipe.data, progress) for name in names])

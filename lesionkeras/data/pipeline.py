@@ -7,19 +7,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from lesionkeras.config import AugmentConfig, SSDRecipe
+from lesionkeras.config import AugmentConfig, DetectionRecipe
 from lesionkeras.data.augment import augment
 from lesionkeras.data.loading import make_batch_reader, read_in_graph
 from lesionkeras.data.opening import Split
 from lesionkeras.data.streams import choose_row, count_steps, make_key, make_numbers
 
 
-def steps_per_epoch(split: Split, recipe: SSDRecipe) -> int:
+def steps_per_epoch(split: Split, recipe: DetectionRecipe) -> int:
     """Return the batches of an epoch: every example once, or what the recipe says."""
     return count_steps(len(split.rows), recipe.train.images_per_epoch, recipe.train.batch_size)
 
 
-def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data.Dataset:
+def make_train(split: Split, recipe: DetectionRecipe, first_epoch: int = 0) -> tf.data.Dataset:
     """Return an endless stream of augmented batches that starts with an epoch.
 
     Example number n of a run is always the same, whoever asks for it: its pass over the data
@@ -55,7 +55,7 @@ def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data
     return stream.prefetch(tf.data.AUTOTUNE)
 
 
-def make_eval(split: Split, recipe: SSDRecipe, batch_size: int) -> tf.data.Dataset:
+def make_eval(split: Split, recipe: DetectionRecipe, batch_size: int) -> tf.data.Dataset:
     """Return the examples of a split once, in order, unchanged but for P1's fixed copies.
 
     Args:
@@ -82,7 +82,7 @@ def make_eval(split: Split, recipe: SSDRecipe, batch_size: int) -> tf.data.Datas
     return rows.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
 
 
-def _make_reader(split: Split, recipe: SSDRecipe) -> Any:
+def _make_reader(split: Split, recipe: DetectionRecipe) -> Any:
     """A graph function from images' indices to their windowed pixels, boxes and classes."""
     images = split.images.images
     read_rows = make_batch_reader(images, recipe.data.window_hu)

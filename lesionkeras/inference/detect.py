@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lesionkeras.config import SSDRecipe
+from lesionkeras.config import DetectionRecipe
 from lesionkeras.data.opening import Split
 from lesionkeras.data.pipeline import make_eval
 from lesionkeras.metrics import ImageDetections, ImageTruth, evaluate_coco
+from lesionkeras.models.detector import Detector
 
 DETECT_BATCH_SIZE = 8
 
@@ -40,7 +41,7 @@ class Findings:
         ]
 
 
-def make_detector(model: Any) -> Callable[[Any], dict[str, np.ndarray]]:
+def make_detector(model: Detector) -> Callable[[Any], dict[str, np.ndarray]]:
     """Return a compiled function from image_unit [B, S, S, 3] to NumPy detections.
 
     It follows the model's weights: made once, it serves a run's every validation.
@@ -68,7 +69,7 @@ def compute_sizes_mm(boxes: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
 def detect_split(
     detect: Callable[[Any], dict[str, np.ndarray]],
     split: Split,
-    recipe: SSDRecipe,
+    recipe: DetectionRecipe,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """Run a detector over all examples of a split.
@@ -106,7 +107,7 @@ def detect_split(
 
 
 def make_validation(
-    split: Split | None, recipe: SSDRecipe
+    split: Split | None, recipe: DetectionRecipe
 ) -> Callable[[Any], dict[str, float]] | None:
     """Return a function that scores a network on the validation patients, if there are any.
 

@@ -29,7 +29,14 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from lesionkeras.config import ResNet50UNetConfig, SegNetConfig, SSDConfig, UNetConfig
+from lesionkeras.config import (
+    BaselineCNNConfig,
+    ResNet50UNetConfig,
+    RetinaNetConfig,
+    SegNetConfig,
+    SSDConfig,
+    UNetConfig,
+)
 from lesionkeras.errors import RecipeError
 from lesionkeras.models.imagenet import SOURCES, fetch_imagenet, read_imagenet
 from lesionkeras.models.input_scaling import INPUT_SCALINGS
@@ -43,7 +50,7 @@ _FORMAT_VERSION = (1, 0)  # of .npy: what numpy.savez writes where a header is b
 _OWNERS = {"vgg16": "keras.applications'"}  # whose names the keys are; of the others KerasCV's
 _DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
-Pretrained = SSDConfig | SegNetConfig | ResNet50UNetConfig
+Pretrained = SSDConfig | RetinaNetConfig | BaselineCNNConfig | SegNetConfig | ResNet50UNetConfig
 NetworkConfig = TypeVar("NetworkConfig", bound=Pretrained | UNetConfig)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import keras
 import numpy as np
 
 from lesionkeras.boxes.recall import AnchorRecall, compute_grid_recall
-from lesionkeras.config import SSDRecipe
+from lesionkeras.config import DetectionRecipe
 from lesionkeras.data.opening import Split, Splits, open_splits
 from lesionkeras.data.pipeline import describe_augmentation, make_eval
 from lesionkeras.errors import RecipeError
@@ -24,7 +25,8 @@ from lesionkeras.inference.detect import (
     make_validation,
 )
 from lesionkeras.metrics import compute_operating_point, evaluate_detections
-from lesionkeras.models.ssd import SSD
+from lesionkeras.models import check_detector
+from lesionkeras.models.detector import Detector
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
 from lesionkeras.report.console import Counter
 from lesionkeras.report.figures import MAX_EXAMPLES
@@ -40,43 +42,47 @@ from lesionkeras.training.run import (
 )
 
 NUM_WARMUP_IMAGES = 2
+Recipe = TypeVar("Recipe", bound=DetectionRecipe)
 
 
 @dataclass(frozen=True)
 class DetectionRun:
     """One run: its recipe as it is used, its data, and where it is written."""
 
-    recipe: SSDRecipe
+    recipe: DetectionRecipe
     splits: Splits
-    reached: AnchorRecall
+    reached: AnchorRecall | None  # None: it has no anchors
     directory: RunDirectory
 
 
-def check_start(recipe: SSDRecipe, out: Path) -> SSDRecipe:
+def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
     """Check, before any data is read or written, that a recipe can run in a folder.
 
     Args:
         recipe: As the command line gave it.
         out: The run directory; it may be missing.
+        experiment: Whose recipe it is ("ssd").
 
     Returns:
         The recipe with the input scaling that its weights want.
 
     Raises:
-        RecipeError, RunError: The weights or the folder do not fit.
+        RecipeError, RunError: The network, its weights or the folder do not fit.
     """
     recipe = replace(recipe, model=resolve_input_scaling(recipe.model))
-    check_out(out, recipe, "ssd")
+    check_detector(recipe)
+    check_out(out, recipe, experiment)
     return recipe
 
 
-def open_run(builder: Any, recipe: SSDRecipe, out: Path) -> DetectionRun:
+def open_run(builder: Any, recipe: DetectionRecipe, out: Path, experiment: str) -> DetectionRun:
     """Open data, count what anchors reach, and make or resume the run directory.
 
     Args:
         builder: A prepared TFDS builder with the shared detection schema.
         recipe: From `check_start`.
         out: The run directory.
+        experiment: Whose recipe it is ("ssd").
 
     Returns:
         The run; nothing is trained yet.
@@ -95,7 +101,7 @@ def open_run(builder: Any, recipe: SSDRecipe, out: Path) -> DetectionRun:
     environment = describe_environment(
         find_fingerprint(builder), compute_weights_sha256(recipe.model)
     )
-    directory = RunDirectory.open(out, recipe, "ssd", environment)
+    directory = RunDirectory.open(out, recipe, experiment, environment)
     print(f"{'Resuming' if directory.resumed else 'Run'}: {directory.path}", flush=True)
     return DetectionRun(recipe, splits, reached, directory)
 
@@ -107,13 +113,13 @@ def find_fingerprint(builder: Any) -> str:
     return named[-1] if named else str(builder.info.full_name)
 
 
-def train(run: DetectionRun) -> tuple[SSD, list[Row], int]:
+def train(run: DetectionRun) -> tuple[keras.Model, list[Row], int]:
     """Train, choosing the best epoch on validation patients; see `train_detector`."""
     validate = make_validation(run.splits.validation, run.recipe)
     return train_detector(run.recipe, run.splits, run.directory, validate)
 
 
-def check_search(builder: Any, recipe: SSDRecipe) -> None:
+def check_search(builder: Any, recipe: DetectionRecipe) -> None:
     """Check, before anything of a search is written, what would fail every one of its trials.
 
     Args:
@@ -140,7 +146,9 @@ def check_search(builder: Any, recipe: SSDRecipe) -> None:
         )
 
 
-def train_and_validate(builder: Any, recipe: SSDRecipe, out: Path) -> dict[str, float]:
+def train_and_validate(
+    builder: Any, recipe: DetectionRecipe, out: Path, experiment: str
+) -> dict[str, float]:
     """Train a trial of a search and score its best epoch on validation patients.
 
     The weights are then deleted: half a gigabyte a trial, and the winner is a recipe.
@@ -149,18 +157,19 @@ def train_and_validate(builder: Any, recipe: SSDRecipe, out: Path) -> dict[str, 
         builder: As for `open_run`.
         recipe: Of the trial, one that `check_search` took.
         out: The trial's run directory.
+        experiment: Whose recipe it is ("ssd").
 
     Returns:
         val_map50 of the best epoch.
     """
-    run = open_run(builder, check_start(recipe, out), out)
+    run = open_run(builder, check_start(recipe, out, experiment), out, experiment)
     _, rows, best_epoch = train(run)
     for path in (run.directory.model, run.directory.best, run.directory.last):
         path.unlink(missing_ok=True)
     return {"val_map50": rows[best_epoch - 1]["val_map50"]}
 
 
-def check_anchors(split: Split, recipe: SSDRecipe) -> AnchorRecall:
+def check_anchors(split: Split, recipe: DetectionRecipe) -> AnchorRecall | None:
     """Count which training boxes some anchor reaches at IoU .5, and say so where it is too few.
 
     Args:
@@ -168,21 +177,24 @@ def check_anchors(split: Split, recipe: SSDRecipe) -> AnchorRecall:
         recipe: Anchors and image size.
 
     Returns:
-        The share reached, by lesion size in mm.
+        The share reached, by lesion size in mm; None where the detector has no anchors.
     """
+    anchors = getattr(recipe.model, "anchors", None)
+    if anchors is None:
+        return None
     images = split.images
     used = np.unique(split.rows[:, 0])
     boxes = [images.real_boxes(i) for i in used]
     sizes = [compute_sizes_mm(b, images.spacing_mm[i]) for b, i in zip(boxes, used, strict=True)]
     side = recipe.data.image_size_px
-    reached = compute_grid_recall(boxes, np.concatenate(sizes), recipe.model.anchors, (side, side))
+    reached = compute_grid_recall(boxes, np.concatenate(sizes), anchors, (side, side))
     print(f"Anchors reach {reached.share:.1%} of {reached.num_boxes} training boxes at IoU 0.5")
     if reached.warning:
         print(f"Warning: {reached.warning}")
     return reached
 
 
-def measure(run: DetectionRun, model: SSD, best_epoch: int) -> dict[str, Any]:
+def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, Any]:
     """Measure a trained detector on the test split and write predictions.json and metrics.json.
 
     The score threshold of precision and recall is chosen on validation patients, or on the training
@@ -237,7 +249,7 @@ def write_report(run: DetectionRun, log_rows: list[Row], metrics: dict[str, Any]
 
 
 def choose_examples(
-    split: Split, recipe: SSDRecipe, predictions: list[dict[str, Any]]
+    split: Split, recipe: DetectionRecipe, predictions: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return test images for P1's Figure 6, spread evenly over the split, with lesions first.
 
@@ -276,7 +288,7 @@ def choose_examples(
     return examples
 
 
-def export(run: DetectionRun, model: SSD, metrics: dict[str, Any]) -> Path:
+def export(run: DetectionRun, model: Detector, metrics: dict[str, Any]) -> Path:
     """Write export/1 with the run's operating threshold; warm-up images are noise, not patients.
 
     Args:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesionkeras.config import SSDRecipe
+from lesionkeras.config import DetectionRecipe
 from lesionkeras.ct.window import resize_hu_graph, window_graph
 from lesionkeras.errors import ExportError
+from lesionkeras.models.detector import Detector
 from lesionkeras.recipe import digest
 from lesionkeras.serving.contract import describe_signatures
 from lesionkeras.serving.png import decode_png_graph, encode_stored_png
@@ -26,16 +27,9 @@ if TYPE_CHECKING:
 NUM_SLICES = 3  # previous, key and next slice
 
 
-class Detector(Protocol):
-    """A keras.Model that decodes its own outputs, such as `models.ssd.SSD`."""
-
-    def detect(self, image_unit: Any) -> dict[str, Any]:
-        """Maps float32 [B, S, S, 3] to boxes (px of S), scores, classes and num_detections."""
-
-
 def export_detector(
     model: Detector,
-    recipe: SSDRecipe,
+    recipe: DetectionRecipe,
     out_dir: Path,
     *,
     operating_threshold: float,
@@ -86,7 +80,7 @@ def export_detector(
     return write_export(out_dir, recipe.name, functions, make_warmup_requests(warmup_hu), promises)
 
 
-def make_serving_functions(model: Detector, recipe: SSDRecipe) -> dict[str, Any]:
+def make_serving_functions(model: Detector, recipe: DetectionRecipe) -> dict[str, Any]:
     """Returns the two serving functions, by signature, as plain functions of tensors.
 
     Args:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-from lesionkeras.config import SSDRecipe
+from lesionkeras.config import DetectionRecipe
 from lesionkeras.data.opening import Splits
 from lesionkeras.data.pipeline import make_train, steps_per_epoch
-from lesionkeras.models.ssd import SSD, build_ssd
+from lesionkeras.models import build_detector
 from lesionkeras.models.weights import load_backbone_weights
 from lesionkeras.training.callbacks import Validate
 from lesionkeras.training.determinism import set_determinism
@@ -17,8 +18,11 @@ from lesionkeras.training.log import Row
 from lesionkeras.training.precision import resolve_precision
 from lesionkeras.training.run import RunDirectory
 
+if TYPE_CHECKING:
+    import keras
 
-def list_phases(recipe: SSDRecipe, steps: int) -> list[SSDRecipe]:
+
+def list_phases(recipe: DetectionRecipe, steps: int) -> list[DetectionRecipe]:
     """Return the recipes of a run's phases, `train.epochs` being the epoch that a phase ends with.
 
     Crops are cheap and full of lesions, but a deep feature of a whole image sees other borders than
@@ -31,7 +35,8 @@ def list_phases(recipe: SSDRecipe, steps: int) -> list[SSDRecipe]:
     Returns:
         One recipe where nothing is cropped, else two.
 
-    >>> [(phase.train.epochs, phase.train.batch_size) for phase in list_phases(SSDRecipe(), 10)]
+    >>> phases = list_phases(DetectionRecipe(), 10)
+    >>> [(phase.train.epochs, phase.train.batch_size) for phase in phases]
     [(60, 16), (75, 4)]
     """
     train, augment = recipe.train, recipe.augment
@@ -47,8 +52,8 @@ def list_phases(recipe: SSDRecipe, steps: int) -> list[SSDRecipe]:
 
 
 def train_detector(
-    recipe: SSDRecipe, splits: Splits, run: RunDirectory, validate: Validate | None
-) -> tuple[SSD, list[Row], int]:
+    recipe: DetectionRecipe, splits: Splits, run: RunDirectory, validate: Validate | None
+) -> tuple[keras.Model, list[Row], int]:
     """Train the recipe's detector in a run directory, from wherever the run stands.
 
     Args:
@@ -68,7 +73,7 @@ def train_detector(
 
     set_determinism(recipe.train.seed)
     keras.config.set_dtype_policy(resolve_precision(recipe.train.precision))
-    model = build_ssd(recipe.model, recipe.match, recipe.loss, recipe.decode)
+    model = build_detector(recipe)
     if not run.last.exists():
         load_backbone_weights(model, recipe.model)
     steps = steps_per_epoch(splits.train, recipe)

@@ -137,9 +137,9 @@ def test_a_trial_leaves_its_score_and_no_weights(
             path.touch()
         return None, [{"val_map50": 0.25}, {"val_map50": 0.75}, {"val_map50": 0.5}], 2
 
-    monkeypatch.setattr(detection, "open_run", lambda builder, recipe, out: run)
+    monkeypatch.setattr(detection, "open_run", lambda builder, recipe, out, experiment: run)
     monkeypatch.setattr(detection, "train", train)
-    scores = detection.train_and_validate(None, RECIPE, tmp_path / "run")
+    scores = detection.train_and_validate(None, RECIPE, tmp_path / "run", "ssd")
     assert scores == {"val_map50": 0.75}
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
