@@ -69,9 +69,7 @@ def _find_further(config: AugmentConfig) -> DetectionAugmentConfig | None:
     return None
 
 
-def find_read_window(
-    window_hu: tuple[float, float], config: AugmentConfig
-) -> tuple[float, float]:
+def find_read_window(window_hu: tuple[float, float], config: AugmentConfig) -> tuple[float, float]:
     """Return the window that images are read with before `augment` narrows it.
 
     Args:
@@ -104,7 +102,9 @@ def list_geometry(config: AugmentConfig, copy: Any) -> list[Geometry]:
     if config.mode != "online":
         return [moves]
     further = _find_further(config)
-    turns: list[Geometry] = [Rotate(further.rotation_deg)] if further and further.rotation_deg else []
+    turns: list[Geometry] = (
+        [Rotate(further.rotation_deg)] if further and further.rotation_deg else []
+    )
     crop = Crop(config.crop_size_px, config.crop_on_lesion_probability)
     return [
         Zoom(*config.scale),
@@ -124,7 +124,8 @@ def list_pixels(
         copy: int32 scalar, the copy's number; read in mode "copies" only.
         window_hu: Of the recipe; read where the config moves its ends.
     """
-    on, further, listed = _operations(config, copy), _find_further(config), []
+    on, further = _operations(config, copy), _find_further(config)
+    listed: list[Pixels] = []
     if further:
         if further.window_shift_hu:
             listed.append(Window(window_hu, further.window_shift_hu))

@@ -54,7 +54,7 @@ def widen(window_hu: tuple[float, float], shift_hu: float) -> tuple[float, float
 
 @dataclass(frozen=True)
 class Curve:
-    """Bends the grey levels by a rising curve of random slopes, 1 +- `strength` before it is fitted.
+    """Bends the grey levels by a rising curve; its slopes are 1 +- `strength`, then fitted.
 
     0 stays 0 and 1 stays 1.  Contrast agent and its phase raise liver, vessels and lesions by
     different amounts, which no single gamma does.

@@ -6,8 +6,12 @@ side (Yan et al. 2018, 2.2).  Boxes of masks bound the mask.  A detector of one 
 other: on a lesion of 12 px the two have an IoU of .3.  So one is chosen for all data sets, and a
 run is measured in both.
 
-To "tight": where the diameters' ends are known, the bounds of the ellipse on them; else 5 px less.
-To "recist_plus_5": where there is a mask, its diameters and 5 px; else 5 px more.
+To "tight": where the diameters' ends are known, the bounds of the ellipse on them.  To
+"recist_plus_5": where there is a mask, its diameters and 5 px.  Else, as of detections, by the
+margin and the mean of how much wider such ellipses are than their ends (STRETCH).  On the 46
+pseudo-masks (GrabCut) of the shared key slices the mean IoU with the mask's bounds is .75 of the
+ellipses, .74 by margin and stretch, .65 by the margin alone and .50 of the boxes as they are; the
+other way, with DeepLesion's boxes, .81 of the mask's diameters and .77 by the margin alone.
 """
 
 from __future__ import annotations
@@ -20,9 +24,13 @@ import numpy as np
 TIGHT, RECIST_PLUS_5 = "tight", "recist_plus_5"
 CONVENTIONS = (TIGHT, RECIST_PLUS_5)
 AS_STORED = "as_stored"
+KEPT = (AS_STORED, *CONVENTIONS)  # what a prepared split has of every lesion, in this order
 STORED = {"deeplesion": RECIST_PLUS_5}  # all others bound masks, or what their owners drew
 MARGIN_PX = 5.0  # Yan 2018, 2.2; of the slice's own pixels, whatever their size
 MIN_SIDE_PX = 1.0  # of what is left of a small box whose margin is taken off
+# Bounds of the ellipse on two diameters by the extent of their ends, mean of 29,051 DeepLesion
+# lesions and both axes: 1 where the diameters lie along the axes, 1.41 for a circle at 45 degrees.
+STRETCH = 1.12
 LESION = 2  # of a mask
 
 
@@ -35,7 +43,7 @@ def find_stored(data_set: str) -> str:
     return STORED.get(data_set, TIGHT)
 
 
-def change_margin(boxes: np.ndarray, source: str, target: str) -> np.ndarray:
+def estimate_boxes(boxes: np.ndarray, source: str, target: str) -> np.ndarray:
     """Bring boxes of which nothing else is known, such as detections, into another convention.
 
     Args:
@@ -44,18 +52,22 @@ def change_margin(boxes: np.ndarray, source: str, target: str) -> np.ndarray:
         target: The wanted one.
 
     Returns:
-        Of the same dtype; what would be narrower than MIN_SIDE_PX has that side about its middle.
+        Of the same dtype; where nothing is left within the margin, MIN_SIDE_PX is taken.  Empty
+        boxes stay empty.
 
-    >>> change_margin(np.array([[10.0, 20.0, 30.0, 26.0]]), "recist_plus_5", "tight").tolist()
-    [[15.0, 22.5, 25.0, 23.5]]
+    >>> estimate_boxes(np.array([[10.0, 20.0, 30.0, 26.0]]), "recist_plus_5", "tight").tolist()
+    [[14.4, 22.44, 25.6, 23.56]]
     """
-    step_px = MARGIN_PX * ((target == RECIST_PLUS_5) - (source == RECIST_PLUS_5))
+    if source == target:
+        return boxes
     low, high = boxes[..., :2], boxes[..., 2:]
-    middle = (low + high) / 2
-    half = (high - low) / 2
-    least = np.minimum(half, MIN_SIDE_PX / 2)  # a box that is empty stays so
-    half = np.where(half > 0, np.maximum(half + step_px, least), 0)
-    return np.concatenate([middle - half, middle + half], axis=-1).astype(boxes.dtype)
+    middle, half = (low + high) / 2, (high - low) / 2
+    if target == TIGHT:
+        changed = np.maximum(half - MARGIN_PX, MIN_SIDE_PX / 2) * STRETCH
+    else:
+        changed = half / STRETCH + MARGIN_PX
+    changed = np.where((half > 0).all(axis=-1, keepdims=True), changed, half)
+    return np.concatenate([middle - changed, middle + changed], axis=-1).astype(boxes.dtype)
 
 
 def bound_ellipses(ends: np.ndarray) -> np.ndarray:
@@ -72,7 +84,7 @@ def bound_ellipses(ends: np.ndarray) -> np.ndarray:
     """
     points = ends.reshape(*ends.shape[:-1], 2, 2, 2)  # diameter, end, (x, y)
     half = (points[..., 1, :] - points[..., 0, :]) / 2
-    # The diameters need not cross in the middle of the short one: what lies off is kept by the ends.
+    # The diameters need not cross in the short one's middle: what lies off is kept by the ends.
     middle = points[..., 0, :, :].mean(axis=-2)
     reach = np.sqrt(np.square(half).sum(axis=-2))
     low = np.minimum(middle - reach, points.min(axis=(-3, -2)))
@@ -149,7 +161,7 @@ def _add_diameters(
     boxes: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float]
 ) -> np.ndarray:
     """Boxes of a mask's components, as DeepLesion would have drawn them."""
-    changed = change_margin(boxes, TIGHT, RECIST_PLUS_5)
+    changed = estimate_boxes(boxes, TIGHT, RECIST_PLUS_5)
     _, labels = cv2.connectedComponents((mask == LESION).astype(np.uint8), connectivity=8)
     for row, box in enumerate(boxes):
         component = _find_component(labels, box)
@@ -183,7 +195,7 @@ def convert_boxes(
     """
     found = {source: boxes}
     if source == RECIST_PLUS_5:
-        found[TIGHT] = change_margin(boxes, source, TIGHT)
+        found[TIGHT] = estimate_boxes(boxes, source, TIGHT)
         if diameters is not None:
             ellipses = bound_ellipses(diameters)
             known = np.isfinite(ellipses).all(axis=-1)
@@ -191,7 +203,7 @@ def convert_boxes(
     elif mask is not None:
         found[RECIST_PLUS_5] = _add_diameters(boxes, mask, spacing_mm)
     else:
-        found[RECIST_PLUS_5] = change_margin(boxes, source, RECIST_PLUS_5)
+        found[RECIST_PLUS_5] = estimate_boxes(boxes, source, RECIST_PLUS_5)
     height, width = size_px
     most = np.array([width, height, width, height])
     return {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lesionkeras.config import DataConfig
 from lesionkeras.boxes.clipping import clip_boxes
+from lesionkeras.config import DataConfig
 from lesionkeras.ct.grid import SliceGrid, find_grid
-from lesionkeras.data.box_convention import AS_STORED, CONVENTIONS, convert_boxes, find_stored
+from lesionkeras.data.box_convention import AS_STORED, KEPT, convert_boxes, find_stored
 from lesionkeras.data.cache import check_split, digest_facts, open_cache
 from lesionkeras.data.slices import Stacked
 from lesionkeras.errors import DataError
@@ -38,8 +38,9 @@ class Prepared:
         resized_px: int32 [N, 2] of the image after the resize, before it is cropped or padded; None
             where every image fills the square.
         volumes: N names of scans; where there are none, the patients'.
-        own_boxes: Box convention -> float32 [N, M, 4] xyxy px of the source, padded with 0: every
-            lesion, also one that the square does not reach; empty where they are not known.
+        own_boxes: float32 [N, 3, M, 4] xyxy px of the source, padded with 0, in the three
+            conventions of `box_convention.KEPT`: every lesion, also one that the square does not
+            reach; None where they are not known.
         own_classes: int32 [N, M] of these.
         convention: Which of `own_boxes` became `boxes`.
     """
@@ -53,7 +54,7 @@ class Prepared:
     size_px: np.ndarray
     resized_px: np.ndarray | None = None
     volumes: tuple[str, ...] = ()
-    own_boxes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    own_boxes: np.ndarray | None = None
     own_classes: np.ndarray | None = None
     convention: str = AS_STORED
 
@@ -70,8 +71,7 @@ class Prepared:
         rows = np.asarray(rows, np.int64)
         columns = {name: _take(getattr(self, name), rows) for name in _COLUMNS}
         images = np.stack([self.images[i] for i in rows])
-        own_boxes = {name: boxes[rows] for name, boxes in self.own_boxes.items()}
-        return Prepared(images, own_boxes=own_boxes, convention=self.convention, **columns)
+        return Prepared(images, convention=self.convention, **columns)
 
     def real_boxes(self, row: int) -> np.ndarray:
         """Return the boxes of one image without padding, float32 [n, 4] px of S."""
@@ -101,6 +101,20 @@ class Prepared:
         scale, shift = (np.tile(pair[::-1], 2) for pair in (grid.scale, grid.shift_px))
         return (boxes - shift) / scale
 
+    def from_source(self, row: int, boxes: np.ndarray) -> np.ndarray:
+        """Bring boxes in pixels of an image's source onto the square; the way back of `to_source`.
+
+        Args:
+            row: Of the image.
+            boxes: [..., 4] xyxy px of the source.
+
+        Returns:
+            float64 [..., 4] xyxy px of S, which may lie beyond it.
+        """
+        grid = self.find_grid(row)
+        scale, shift = (np.tile(pair[::-1], 2) for pair in (grid.scale, grid.shift_px))
+        return boxes * scale + shift
+
     def find_own_spacing_mm(self, row: int) -> np.ndarray:
         """Return float64 [2], y and x of a pixel of an image's source."""
         return self.spacing_mm[row].astype(np.float64) * self.find_grid(row).scale
@@ -115,18 +129,16 @@ class Prepared:
         Returns:
             Boxes [n, 4] xyxy px and classes [n].
         """
-        name = convention or self.convention
-        if name in self.own_boxes and self.own_classes is not None:
+        if self.own_boxes is not None and self.own_classes is not None:
+            boxes = self.own_boxes[row, KEPT.index(convention or self.convention)]
             real = self.own_classes[row] >= 0
-            return self.own_boxes[name][row][real], self.own_classes[row][real]
+            return boxes[real], self.own_classes[row][real]
         real = self.classes[row] >= 0
         return self.to_source(row, self.boxes[row][real]), self.classes[row][real]
 
 
 _COLUMNS = tuple(
-    each.name
-    for each in fields(Prepared)
-    if each.name not in ("images", "own_boxes", "convention")
+    each.name for each in fields(Prepared) if each.name not in ("images", "convention")
 )
 
 
@@ -141,16 +153,8 @@ def concatenate(parts: Sequence[Prepared]) -> Prepared:
     images: list[np.ndarray] = []
     for part in parts:
         images += part.images.parts if isinstance(part.images, Stacked) else [part.images]
-    return Prepared(
-        images=Stacked(images),
-        convention=parts[0].convention,
-        own_boxes={
-            name: np.concatenate([part.own_boxes[name] for part in parts])
-            for name in parts[0].own_boxes
-            if all(name in part.own_boxes for part in parts)
-        },
-        **{name: _join([getattr(part, name) for part in parts]) for name in _COLUMNS},
-    )
+    columns = {name: _join([getattr(part, name) for part in parts]) for name in _COLUMNS}
+    return Prepared(Stacked(images), convention=parts[0].convention, **columns)
 
 
 def _join(columns: Sequence[Any]) -> Any:
@@ -245,8 +249,8 @@ def _make_dropped_error(
     )
 
 
-def _convert(example: dict[str, Any], keep: np.ndarray, stored: str) -> Mapping[str, np.ndarray]:
-    """The wanted boxes of an example in every convention, px of its source."""
+def _convert(example: dict[str, Any], keep: np.ndarray, stored: str) -> list[np.ndarray]:
+    """The wanted boxes of an example in every convention of KEPT, px of its source."""
     import cv2
 
     boxes, mask = example["boxes"][keep], None
@@ -263,31 +267,31 @@ def _convert(example: dict[str, Any], keep: np.ndarray, stored: str) -> Mapping[
         diameters=example["diameters"][keep],
         mask=mask,
     )
-    return {AS_STORED: boxes, **found}
+    return [{AS_STORED: boxes, **found}[name] for name in KEPT]
 
 
 def _make_row(
     example: dict[str, Any], keep: np.ndarray, stored: str, data: DataConfig
 ) -> dict[str, Any]:
+    """What is kept of an example besides its image."""
     height, width = example["size_px"].tolist()
     y, x = example["spacing_mm"].tolist()
-    file, grid = example["file"].decode(), find_grid(
-        (height, width), (y, x), data.image_size_px, data.pixel_mm
-    )
-    shrink = np.float32(grid.resized_px) / example["size_px"].astype(np.float32)
-    row: dict[str, Any] = {
+    grid = find_grid((height, width), (y, x), data.image_size_px, data.pixel_mm)
+    shrink = np.array(grid.resized_px, np.float32) / example["size_px"].astype(np.float32)
+    file, classes = example["file"].decode(), example["classes"][keep]
+    padded = [
+        _pad_rows(boxes, classes, file, data.max_boxes) for boxes in _convert(example, keep, stored)
+    ]
+    return {
         "patients": example["patient"].decode(),
         "volumes": example["volume"].decode(),
         "files": file,
         "spacing_mm": example["spacing_mm"] / shrink,
         "size_px": example["size_px"],
         "resized_px": np.array(grid.resized_px, np.int32),
+        "own_boxes": np.stack([boxes for boxes, _ in padded]),
+        "own_classes": padded[0][1],
     }
-    for name, boxes in _convert(example, keep, stored).items():
-        row[name], row["own_classes"] = _pad_rows(
-            boxes, example["classes"][keep], file, data.max_boxes
-        )
-    return row
 
 
 def _write_cache(
@@ -358,11 +362,7 @@ def prepare(
     with np.load(folder / "rows.npz") as rows:
         columns: dict[str, Any] = {key: rows[key] for key in rows.files}
     columns |= {key: tuple(columns[key].tolist()) for key in ("patients", "files", "volumes")}
-    own_boxes = {name: columns.pop(name) for name in (AS_STORED, *CONVENTIONS)}
-    boxes, classes = _place_boxes(
-        own_boxes[data.box_convention], columns["own_classes"], columns, data.image_size_px
-    )
+    own = columns["own_boxes"][:, KEPT.index(data.box_convention)]
+    boxes, classes = _place_boxes(own, columns["own_classes"], columns, data.image_size_px)
     images = np.load(folder / "images.npy", mmap_mode="r")[: len(columns["files"])]
-    return Prepared(
-        images, boxes, classes, own_boxes=own_boxes, convention=data.box_convention, **columns
-    )
+    return Prepared(images, boxes, classes, convention=data.box_convention, **columns)
