@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lesionkeras.config.shared import AugmentConfig, OptimizerConfig
+from lesionkeras.config.shared import AugmentConfig, OptimizerConfig, later
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which examples are used, and what a network sees of them."""
 
-    name: str = "liver_phantom"  # folder in tfds_builders
-    config: str = ""  # the builder's config; "" is its first
+    name: str = "liver_phantom"  # folder in tfds_builders; several are pooled: "lits+ircadb01"
+    config: str = ""  # of each in the same order, "slices+slices"; "" is its first
     train_split: str = "train"
     validation_split: str = "validation"  # "" holds out validation_fraction of the train patients
     test_split: str = "test"
     validation_fraction: float = 0.0  # of the patients of train_split; only where no split is named
-    protocol: str = "patient"  # "paper": P1's 80/20 of augmented copies, which leaks (P1, 4)
+    # "paper": P1's 80/20 of augmented copies, which leaks (P1, 4); "p2": the text-mined liver list
+    # of DeepLesion (P2, 3), which is not the official split.
+    protocol: str = "patient"
     keep_noisy: bool = True  # False drops rows with Possibly_noisy = 1 at reading
     # DeepLesion's Coarse_lesion_type (4 = liver) of the boxes that are targets; () is all types,
     # for deeplesion/liver (4,).  A data set without types ignores it.
@@ -25,6 +27,32 @@ class DataConfig:
     image_size_px: int = 224  # square network input
     window_hu: tuple[float, float] = (-20.0, 220.0)  # low, high: liver, lesions and vessels
     max_boxes: int = 20  # rows of padded ground truth an image
+    # Patients or volumes by name: they are tested on, whatever split they are in, and all others
+    # are trained on; of those validation_fraction is held out, validation_split is not read.
+    held_out: tuple[str, ...] = later(())
+    # Further data sets, "deeplesion/liver", that are tested on, all their splits, never trained on.
+    test_sets: tuple[str, ...] = later(())
+    # 0: the whole slice is resized to the square; else slices are resized to pixels of so many mm,
+    # and cropped or padded about their middle.
+    pixel_mm: float = later(0.0)
+    # What a box is: "as_stored"; "tight": the lesion's extent; "recist_plus_5": the extent of its
+    # two diameters and 5 px on each side, as DeepLesion's are (Yan 2018, 2.2).
+    box_convention: str = later("as_stored")
+    # Of the training images, with a lesion, at least: those with are repeated; 1: the others are
+    # left out; 0: all as they are.
+    lesion_share: float = later(0.0)
+
+
+@dataclass(frozen=True)
+class DetectionAugmentConfig(AugmentConfig):
+    """What can be changed besides where boxes are followed; all of it mode "online" only."""
+
+    rotation_deg: float = later(0.0)  # uniform in +-
+    min_resolution: float = later(1.0)  # scaled down to a share of min_resolution..1 and up again
+    window_shift_hu: float = later(0.0)  # of either end of the window, uniform in +-
+    # How far a random rising curve bends the grey levels, 0 up to 1: contrast agent and its phase
+    # raise liver, vessels and lesions by different amounts.
+    curve_strength: float = later(0.0)
 
 
 @dataclass(frozen=True)
@@ -143,6 +171,10 @@ class TrainConfig:
     seed: int = 0
     validate_every_epochs: int = 5  # the last epoch is always validated
     jit_compile: bool = False  # XLA; pays on GPU and TPU
+    # Seconds of this process on all cores, spent on training; then `epochs` is not read, and the
+    # schedule follows the share that is used, so that detectors of equal cost compare.  Such a run
+    # does not repeat bit for bit: the clock decides how many steps it has.  0: `epochs` end it.
+    cpu_budget_s: float = later(0.0)
 
 
 @dataclass(frozen=True)
@@ -164,7 +196,7 @@ class DetectionRecipe:
 
     name: str = "default"
     data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: DetectionAugmentConfig = field(default_factory=DetectionAugmentConfig)
     model: SSDConfig | RetinaNetConfig | BaselineCNNConfig = field(default_factory=SSDConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -193,8 +225,8 @@ class RetinaNetRecipe(DetectionRecipe):
 class BaselineCNNRecipe(DetectionRecipe):
     """One run of P2's networks of one box."""
 
-    augment: AugmentConfig = field(  # a dense layer sees images of one size
-        default_factory=lambda: AugmentConfig(crop_size_px=0)
+    augment: DetectionAugmentConfig = field(  # a dense layer sees images of one size
+        default_factory=lambda: DetectionAugmentConfig(crop_size_px=0)
     )
     model: BaselineCNNConfig = field(default_factory=BaselineCNNConfig)
     decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(0.0, 0.45, 1, 1))

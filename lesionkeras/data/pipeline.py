@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from lesionkeras.config import AugmentConfig, DetectionRecipe
-from lesionkeras.data.augment import augment
+from lesionkeras.data.augment import augment, find_read_window
 from lesionkeras.data.loading import make_batch_reader, read_in_graph
 from lesionkeras.data.opening import Split
 from lesionkeras.data.streams import choose_row, count_steps, make_key, make_numbers
@@ -37,7 +37,9 @@ def make_train(split: Split, recipe: DetectionRecipe, first_epoch: int = 0) -> t
     """
     seed, num_rows, fixed = recipe.train.seed, len(split.rows), recipe.augment.mode == "copies"
     first = first_epoch * steps_per_epoch(split, recipe) * recipe.train.batch_size
-    read, table = _make_reader(split, recipe), tf.constant(split.rows)
+    window_hu = recipe.data.window_hu
+    read = _make_reader(split, find_read_window(window_hu, recipe.augment))
+    table = tf.constant(split.rows)
     if recipe.augment.mode == "none":  # nothing depends on the number but the row
         numbers = make_numbers(first).map(lambda n: table[choose_row(n, num_rows, seed)][0])
         return _read_batches(numbers, read, recipe.train.batch_size, drop_remainder=True)
@@ -47,7 +49,9 @@ def make_train(split: Split, recipe: DetectionRecipe, first_epoch: int = 0) -> t
         image_unit, boxes, classes = _squeeze(*read(table[row][:1]))
         key = make_key(seed, table[row] if fixed else tf.stack([number, 0]))
         copy = tf.cast(table[row][1], tf.int32)
-        image_unit, boxes, classes = augment(image_unit, boxes, classes, recipe.augment, copy, key)
+        image_unit, boxes, classes = augment(
+            image_unit, boxes, classes, recipe.augment, copy, key, window_hu
+        )
         return image_unit, {"boxes": boxes, "classes": classes}
 
     stream = make_numbers(first).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -66,7 +70,7 @@ def make_eval(split: Split, recipe: DetectionRecipe, batch_size: int) -> tf.data
     Returns:
         Batches of image_unit float32 [b, S, S, 3] and {"boxes", "classes"} as `make_train` gives.
     """
-    read, seed = _make_reader(split, recipe), recipe.train.seed
+    read, seed = _make_reader(split, recipe.data.window_hu), recipe.train.seed
     has_copies = bool(split.rows[:, 1].any())
     fixed = replace(recipe.augment, mode="copies")  # whatever training does to them
     rows = tf.data.Dataset.from_tensor_slices(split.rows)
@@ -82,10 +86,10 @@ def make_eval(split: Split, recipe: DetectionRecipe, batch_size: int) -> tf.data
     return rows.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
 
 
-def _make_reader(split: Split, recipe: DetectionRecipe) -> Any:
+def _make_reader(split: Split, window_hu: tuple[float, float]) -> Any:
     """A graph function from images' indices to their windowed pixels, boxes and classes."""
     images = split.images.images
-    read_rows = make_batch_reader(images, recipe.data.window_hu)
+    read_rows = make_batch_reader(images, window_hu)
     boxes, classes = tf.constant(split.images.boxes), tf.constant(split.images.classes)
 
     def read(rows: Any) -> tuple[Any, Any, Any]:

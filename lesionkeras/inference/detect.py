@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lesionkeras.config import DetectionRecipe
+from lesionkeras.data.box_convention import TIGHT
 from lesionkeras.data.opening import Split
 from lesionkeras.data.pipeline import make_eval
 from lesionkeras.metrics import ImageDetections, ImageTruth, evaluate_coco
@@ -25,6 +27,7 @@ class Findings:
     detections: tuple[ImageDetections, ...]
     patients: tuple[str, ...]
     files: tuple[str, ...]
+    sizes_px: tuple[tuple[int, int], ...] = ()  # height and width
 
     def to_coco(self) -> list[dict[str, Any]]:
         """Return COCO results: an entry a detection, bbox as x, y, width, height in px."""
@@ -40,16 +43,12 @@ class Findings:
             for i, (x1, y1, x2, y2) in enumerate(found.boxes)
         ]
 
-    def to_coco_truth(self, sizes_px: np.ndarray) -> dict[str, Any]:
-        """Return COCO's truth that `to_coco` belongs to; patients are numbered, not named.
-
-        Args:
-            sizes_px: [N, 2], height and width of each image.
-        """
+    def to_coco_truth(self) -> dict[str, Any]:
+        """Return COCO's truth that `to_coco` belongs to; patients are numbered, not named."""
         numbers = {name: number for number, name in enumerate(sorted(set(self.patients)))}
         images, annotations = [], []
         for image_id, (file, truth) in enumerate(zip(self.files, self.truths, strict=True)):
-            height, width = (int(side) for side in sizes_px[image_id])
+            height, width = self.sizes_px[image_id]
             patient = f"patient {numbers[self.patients[image_id]]}"
             entry = {"id": image_id, "file_name": file, "height": height, "width": width}
             images.append(entry | {"patient": patient})
@@ -115,21 +114,45 @@ def detect_split(
         found = detect(image_unit)
         boxes, classes = target["boxes"].numpy(), target["classes"].numpy()
         for i, count in enumerate(found["num_detections"]):
-            image_idx = split.rows[len(truths), 0]
-            height, width = split.images.size_px[image_idx]
-            to_source = np.array([width, height, width, height]) / image_unit.shape[1]
-            sizes_mm = compute_sizes_mm(boxes[i], split.images.spacing_mm[image_idx])
-            truths.append(ImageTruth(boxes[i] * to_source, classes[i], diameters_mm=sizes_mm))
+            image_idx, copy = split.rows[len(truths)]
+            to_source = partial(split.images.to_source, image_idx)
+            if copy:  # one of P1's augmented copies: its boxes moved with it
+                sizes_mm = compute_sizes_mm(boxes[i], split.images.spacing_mm[image_idx])
+                truths.append(ImageTruth(to_source(boxes[i]), classes[i], diameters_mm=sizes_mm))
+            else:
+                truths.append(find_truth(split, image_idx))
             detections.append(
                 ImageDetections(
-                    found["boxes"][i, :count] * to_source,
+                    to_source(found["boxes"][i, :count]),
                     found["scores"][i, :count],
                     found["classes"][i, :count],
                 )
             )
         progress(len(truths), len(split.rows))
     files = tuple(split.images.files[i] for i in split.rows[:, 0])
-    return Findings(tuple(truths), tuple(detections), tuple(split.patients), files)
+    heights, widths = split.images.size_px[split.rows[:, 0]].T.tolist()
+    sizes_px = tuple(zip(heights, widths, strict=True))
+    return Findings(tuple(truths), tuple(detections), tuple(split.patients), files, sizes_px)
+
+
+def find_truth(split: Split, image_idx: int, convention: str = "") -> ImageTruth:
+    """Return the lesions of an image, in pixels of its source, with their sizes.
+
+    A lesion that the network's square does not reach is among them: it is missed.
+
+    Args:
+        split: Has the image.
+        image_idx: Row of `split.images`.
+        convention: What a box is; "": what the network was trained on.
+
+    Returns:
+        The truth; sizes are those of the lesions, not of what a convention adds to their boxes.
+    """
+    images = split.images
+    boxes, classes = images.find_truth(image_idx, convention)
+    lesions = images.find_truth(image_idx, TIGHT)[0]
+    sizes_mm = compute_sizes_mm(lesions, images.find_own_spacing_mm(image_idx))
+    return ImageTruth(boxes, classes, diameters_mm=sizes_mm)
 
 
 def make_validation(

@@ -15,10 +15,13 @@ import numpy as np
 
 from lesionkeras.boxes.recall import AnchorRecall, compute_grid_recall
 from lesionkeras.config import DetectionRecipe, SSDRecipe
+from lesionkeras.data.augment import find_read_window
+from lesionkeras.data.data_sets import DataSets, list_pooled
 from lesionkeras.data.opening import Split, Splits, open_splits
 from lesionkeras.data.pipeline import describe_augmentation, make_eval
 from lesionkeras.errors import RecipeError
 from lesionkeras.inference.detect import (
+    Findings,
     compute_sizes_mm,
     detect_split,
     make_detector,
@@ -31,8 +34,9 @@ from lesionkeras.models.weights import compute_weights_sha256, resolve_input_sca
 from lesionkeras.report.console import Counter
 from lesionkeras.report.detection_report import write_detection_report
 from lesionkeras.report.figures import MAX_EXAMPLES
+from lesionkeras.report.further_sets import describe_further, measure_further
 from lesionkeras.report.paper_blocks import list_at_one
-from lesionkeras.report.train_scores import choose_train_images, list_sizes_px, measure_train
+from lesionkeras.report.train_scores import choose_train_images, measure_train
 from lesionkeras.serving.export import export_detector
 from lesionkeras.training.detector import train_detector
 from lesionkeras.training.log import Row
@@ -72,6 +76,8 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
     Raises:
         RecipeError, RunError: The network, its weights or the folder do not fit.
     """
+    list_pooled(recipe.data)
+    find_read_window(recipe.data.window_hu, recipe.augment)
     recipe = replace(recipe, model=resolve_input_scaling(recipe.model))
     check_detector(recipe)
     check_out(out, recipe, experiment)
@@ -82,7 +88,7 @@ def open_run(builder: Any, recipe: DetectionRecipe, out: Path, experiment: str) 
     """Open data, count what anchors reach, and make or resume the run directory.
 
     Args:
-        builder: A prepared TFDS builder with the shared detection schema.
+        builder: A prepared TFDS builder with the shared detection schema, or `DataSets`.
         recipe: From `check_start`.
         out: The run directory.
         experiment: Whose recipe it is ("ssd").
@@ -101,9 +107,8 @@ def open_run(builder: Any, recipe: DetectionRecipe, out: Path, experiment: str) 
         print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     print(describe_augmentation(recipe.augment, splits.train.describe()["images"]))
     reached = check_anchors(splits.train, recipe)
-    environment = describe_environment(
-        find_fingerprint(builder), compute_weights_sha256(recipe.model)
-    )
+    fingerprint = "+".join(map(find_fingerprint, DataSets.of(builder).pooled))
+    environment = describe_environment(fingerprint, compute_weights_sha256(recipe.model))
     directory = RunDirectory.open(out, recipe, experiment, environment)
     print(f"{'Resuming' if directory.resumed else 'Run'}: {directory.path}", flush=True)
     return DetectionRun(recipe, splits, reached, directory)
@@ -225,17 +230,21 @@ def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, An
     with Counter("Testing") as progress:
         found = detect_split(detect, splits.test, recipe, progress)
     write_json(run.directory.predictions, found.to_coco())
-    sizes_px = list_sizes_px(splits.test)
-    write_json(run.directory.predictions.with_name(TRUTH_FILE), found.to_coco_truth(sizes_px))
-    metrics = evaluate_detections(
-        found.truths,
-        found.detections,
-        found.patients,
-        threshold,
-        seed=recipe.train.seed,
-        sizes_px=sizes_px,
-    )
-    metrics["train"], seen = measure_train(detect, splits.train, recipe, threshold)
+    write_json(run.directory.predictions.with_name(TRUTH_FILE), found.to_coco_truth())
+
+    def evaluate(seen: Findings) -> dict[str, Any]:
+        return evaluate_detections(
+            seen.truths,
+            seen.detections,
+            seen.patients,
+            threshold,
+            seed=recipe.train.seed,
+            sizes_px=np.array(seen.sizes_px).reshape(-1, 2),
+        )
+
+    metrics = evaluate(found)
+    metrics |= measure_further(detect, splits, recipe, run.directory, found, evaluate)
+    metrics["train"], seen = measure_train(detect, splits.train, recipe, evaluate)
     write_json(run.directory.predictions.with_name(TRAIN_FILE), seen)
     metrics |= {
         "best_epoch": best_epoch,
@@ -295,8 +304,6 @@ def choose_examples(
     examples = []
     for number, (image_unit, target) in zip(chosen, make_eval(shown, recipe, 1), strict=True):
         image_idx = split.rows[number, 0]
-        height, width = split.images.size_px[image_idx]
-        shrink = recipe.data.image_size_px / np.array([width, height, width, height])
         own = [p for p in predictions if p["image_id"] == number]
         boxes = np.array([p["bbox"] for p in own]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -305,7 +312,7 @@ def choose_examples(
             {
                 "image_unit": image_unit[0].numpy(),
                 "truth": target["boxes"][0].numpy()[real],
-                "boxes": boxes * shrink,
+                "boxes": split.images.from_source(image_idx, boxes),
                 "scores": np.array([p["score"] for p in own]),
                 "title": split.images.files[image_idx],
             }
@@ -324,7 +331,9 @@ def export(run: DetectionRun, model: Detector, metrics: dict[str, Any]) -> Path:
     Returns:
         The export's folder.
     """
-    height, width = run.splits.train.images.size_px[0]
+    images = run.splits.train.images
+    height, width = images.size_px[0]
+    y, x = images.find_own_spacing_mm(0)
     shape = (NUM_WARMUP_IMAGES, int(height), int(width), 3)
     warmup_hu = np.random.default_rng(0).normal(60.0, 30.0, shape).astype(np.int16)
     scores = {key: metrics[key] for key in ("map50", "map50_95", "precision", "recall")}
@@ -334,6 +343,7 @@ def export(run: DetectionRun, model: Detector, metrics: dict[str, Any]) -> Path:
         run.directory.export.parent,
         operating_threshold=metrics["score_threshold"],
         warmup_hu=warmup_hu,
+        warmup_spacing_mm=(float(y), float(x)),
         metadata={"scores": scores, "data": run.recipe.data.name},
     )
 
@@ -343,6 +353,8 @@ def print_summary(run: DetectionRun, metrics: dict[str, Any]) -> None:
     directory, counts = run.directory, metrics["counts"]
     print(f"Run: {directory.path}\nReport: {directory.report}\nExport: {directory.export}")
     names = {"map50": "mAP50", "map50_95": "mAP50-95", "precision": "precision", "recall": "recall"}
+    for line in describe_further(metrics):
+        print(line)
 
     def tell(key: str) -> str:
         value, low, high = (metrics[key][part] for part in ("value", "low", "high"))

@@ -45,7 +45,7 @@ def draw_froc(froc: Mapping[str, Any]) -> bytes:
         style = _CURVE_STYLES[number % len(_CURVE_STYLES)]
         _draw_curve(axes, curve, max(ticks), label, style)
         # Side by side, so that intervals at one number of false positives do not hide each other.
-        _draw_intervals(axes, ticks, rows[label]["sensitivity"], 1.02 ** (number - 1), style)
+        _draw_intervals(axes, ticks, rows[label]["sensitivity"], 1.05 ** (number - 1), style)
     for (name, fp, sensitivity), marker in zip(P2_FROC_POINTS, _POINT_MARKERS, strict=True):
         axes.plot(
             fp,
@@ -64,7 +64,7 @@ def draw_froc(froc: Mapping[str, Any]) -> bytes:
         xlabel="False positives an image",
         ylabel="Sensitivity (share of lesions found)",
         xlim=(min(ticks) / 1.12, max(ticks) * 1.12),
-        ylim=(0, 1.02),
+        ylim=(-0.02, 1.02),
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)

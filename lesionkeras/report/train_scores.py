@@ -12,8 +12,7 @@ import numpy as np
 
 from lesionkeras.config import DetectionRecipe
 from lesionkeras.data.opening import Split
-from lesionkeras.inference.detect import detect_split
-from lesionkeras.metrics import evaluate_detections
+from lesionkeras.inference.detect import Findings, detect_split
 
 MAX_IMAGES = 200  # a detection of all of DeepLesion's would take longer than an epoch
 
@@ -36,7 +35,7 @@ def measure_train(
     detect: Callable[[Any], dict[str, np.ndarray]],
     split: Split,
     recipe: DetectionRecipe,
-    score_threshold: float,
+    evaluate: Callable[[Findings], dict[str, Any]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measures a detector on training images.
 
@@ -44,25 +43,12 @@ def measure_train(
         detect: From `inference.detect.make_detector`.
         split: What was trained on.
         recipe: Window and image size.
-        score_threshold: That of the test images.
+        evaluate: From findings to scores, as of the test images.
 
     Returns:
-        "counts", "map50", "p2" and "froc" as `evaluate_detections` returns them, and the detections
-        as COCO results; `image_id` counts the rows of `choose_train_images`.
+        "counts", "map50", "p2" and "froc" of these scores, and the detections as COCO results;
+        `image_id` counts the rows of `choose_train_images`.
     """
-    chosen = choose_train_images(split)
-    found = detect_split(detect, chosen, recipe)
-    scores = evaluate_detections(
-        found.truths,
-        found.detections,
-        found.patients,
-        score_threshold,
-        seed=recipe.train.seed,
-        sizes_px=list_sizes_px(chosen),
-    )
+    found = detect_split(detect, choose_train_images(split), recipe)
+    scores = evaluate(found)
     return {key: scores[key] for key in ("counts", "map50", "p2", "froc")}, found.to_coco()
-
-
-def list_sizes_px(split: Split) -> np.ndarray:
-    """Returns height and width of each example's source image, [N, 2]."""
-    return split.images.size_px[split.rows[:, 0]]

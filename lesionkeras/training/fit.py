@@ -72,6 +72,7 @@ def fit(
     monitor: str = "val_map50",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     total_epochs: int = 0,
+    total_budget_s: float = 0.0,
 ) -> list[Row]:
     """Trains to the recipe's last epoch or to the end of its budget, from wherever the run stands.
 
@@ -87,6 +88,7 @@ def fit(
             tie.  Without validation the last epoch is the best.
         callbacks: Further ones of the caller; they run after an epoch is on disk.
         total_epochs: Of the whole run, for the estimate, where this recipe is one phase of it.
+        total_budget_s: Likewise; the learning rate follows the share of it that is used.
 
     Returns:
         The rows of log.csv, those of earlier sittings included.
@@ -100,7 +102,8 @@ def fit(
     epochs = recipe.train.epochs or (ENDLESS_EPOCHS if budget_s else 0)
     if state.epoch >= epochs or (budget_s and state.cpu_s >= budget_s):
         return state.rows
-    clock = CpuClock(state, recipe.optimizer, budget_s, recipe.train.epochs * steps_per_epoch)
+    total_steps = recipe.train.epochs * steps_per_epoch
+    clock = CpuClock(state, recipe.optimizer, budget_s, total_steps, whole_s=total_budget_s)
     share = (lambda: clock.share) if budget_s else None
     progress = Progress(total_epochs or epochs, steps_per_epoch, monitor, share=share)
     scalars = ScalarWriter(run.tensorboard, state.rows)

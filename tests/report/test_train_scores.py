@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lesionkeras.config import AugmentConfig, DataConfig, SSDRecipe
-from lesionkeras.report.train_scores import choose_train_images, list_sizes_px, measure_train
+from lesionkeras.inference.detect import Findings
+from lesionkeras.metrics.coco_files import read_results, read_truth
+from lesionkeras.report.train_scores import choose_train_images, measure_train
 from tests.data.made import HIGH_HU, LOW_HU, make_split
 
+NOTHING: Any = dict.fromkeys(("counts", "map50", "p2", "froc"))
 RECIPE = SSDRecipe(
     data=DataConfig(image_size_px=32, window_hu=(LOW_HU, HIGH_HU)),
     augment=AugmentConfig(mode="none"),
@@ -36,9 +41,31 @@ def test_originals_are_spread_evenly() -> None:
 
 
 def test_training_images_get_the_test_images_scores() -> None:
-    scores, found = measure_train(detect, make_split(7), RECIPE, 0.5)
-    assert scores["counts"]["images"] == 7 and scores["map50"]["value"] == 1.0
-    assert scores["p2"]["sensitivity"]["value"] == 1.0 and scores["p2"]["box_mse"]["value"] == 0.0
-    assert scores["froc"]["rows"][0]["sensitivity"][0]["value"] == 1.0
-    assert len(found) == 7 and found[6]["bbox"] == [32.0, 32.0, 32.0, 16.0]  # of 128 x 64 px
-    assert list_sizes_px(make_split(2)).tolist() == [[64, 128], [64, 128]]
+    seen: list[Findings] = []
+
+    def evaluate(found: Findings) -> dict[str, Any]:
+        seen.append(found)
+        return {"counts": 1, "map50": 2, "p2": 3, "froc": 4, "coco": 5}
+
+    scores, results = measure_train(detect, make_split(7, copies=1), RECIPE, evaluate)
+    assert scores == {"counts": 1, "map50": 2, "p2": 3, "froc": 4}
+    (found,) = seen
+    assert len(found.truths) == 7 and found.sizes_px == ((64, 128),) * 7
+    assert len(results) == 7 and results[6]["bbox"] == [32.0, 32.0, 32.0, 16.0]  # of 128 x 64 px
+
+
+def test_truth_of_a_run_is_read_again(tmp_path: Path) -> None:
+    seen: list[Findings] = []
+    measure_train(detect, make_split(4), RECIPE, lambda found: seen.append(found) or NOTHING)
+    for name, tree in (("truth", seen[0].to_coco_truth()), ("found", seen[0].to_coco())):
+        (tmp_path / f"{name}.json").write_text(json.dumps(tree))
+    truth = read_truth(tmp_path / "truth.json")
+    found = read_results(tmp_path / "found.json", truth)
+    assert truth.patients == ("patient 0", "patient 0", "patient 1", "patient 1")
+    assert truth.sizes_px is not None and truth.sizes_px.tolist() == [[64, 128]] * 4
+    for place, (ours, theirs) in enumerate(zip(seen[0].truths, truth.truths, strict=True)):
+        assert theirs.boxes.tolist() == ours.boxes.tolist()
+        assert theirs.diameters_mm is not None and ours.diameters_mm is not None
+        assert theirs.diameters_mm.tolist() == ours.diameters_mm.tolist()
+        assert found[place].boxes.tolist() == seen[0].detections[place].boxes.tolist()
+        assert found[place].scores.tolist() == [0.75]
