@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     score = score_boxes if arguments.detections else score_masks
     headlines, page = score(arguments, Path(arguments.truth).expanduser())
     for name, value, remark in headlines:
-        print(f"{name + ':':38}{value:>8}  {remark}".rstrip())
+        print(f"{name + ':':40}{value:>8}  {remark}".rstrip())
     print(f"Report: {page}")
 
 

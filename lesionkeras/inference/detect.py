@@ -46,14 +46,15 @@ class Findings:
     def to_coco_truth(self) -> dict[str, Any]:
         """Return COCO's truth that `to_coco` belongs to; patients are numbered, not named."""
         numbers = {name: number for number, name in enumerate(sorted(set(self.patients)))}
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for image_id, (file, truth) in enumerate(zip(self.files, self.truths, strict=True)):
             height, width = self.sizes_px[image_id]
             patient = f"patient {numbers[self.patients[image_id]]}"
             entry = {"id": image_id, "file_name": file, "height": height, "width": width}
             images.append(entry | {"patient": patient})
             for row, (x1, y1, x2, y2) in enumerate(truth.boxes):
-                box = {"id": len(annotations), "image_id": image_id, "iscrowd": 0}
+                box: dict[str, Any] = {"id": len(annotations), "image_id": image_id, "iscrowd": 0}
                 box["category_id"] = int(truth.classes[row])
                 box["bbox"] = [float(v) for v in (x1, y1, x2 - x1, y2 - y1)]
                 box["area"] = float((x2 - x1) * (y2 - y1))

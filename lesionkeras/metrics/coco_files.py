@@ -274,7 +274,7 @@ def _read_size_mm(value: Any, where: str) -> float:
 
 
 def _read_sizes(images: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    sizes = [(image.get("height"), image.get("width")) for image in images]
+    sizes: list[tuple[Any, Any]] = [(image.get("height"), image.get("width")) for image in images]
     known = all(_is_whole(side) and side > 0 for size in sizes for side in size)
     return np.array(sizes, np.int64).reshape(-1, 2) if known else None
 

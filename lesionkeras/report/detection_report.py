@@ -80,7 +80,9 @@ def write_detection_report(
     froc = build_froc(metrics["froc"])
     pictures["froc"] = next(block for block in froc if isinstance(block, Picture))
     _save(run_dir / "figures", pictures)
-    p1 = [compare_with_p1(metrics, log_rows), pictures["figure7"]] if experiment == "ssd" else []
+    p1: list[Block] = []
+    if experiment == "ssd":
+        p1 = [compare_with_p1(metrics, log_rows), pictures["figure7"]]
     shown = [pictures[name] for name in ("figure6", "p2_figure4") if name in pictures]
     sections = [
         Section("Data", _describe_data(recipe_json, values, metrics)),

@@ -99,7 +99,7 @@ def _build_sizes(froc: Mapping[str, Any]) -> Table:
     places = [froc["fp_per_image"].index(fp) for fp in SHOWN_BY_SIZE]
     rows = [
         [row["label"], row["size"], str(row["count"])]
-        + [format_score(row["sensitivity"][place]) for place in places]
+        + [format_score(row["sensitivity"][place], 2) for place in places]
         for row in froc["by_size"]
     ]
     header = ["Overlap", "Lesion size", "Lesions", *(f"{fp:g} FP" for fp in SHOWN_BY_SIZE)]
@@ -125,7 +125,7 @@ def build_p2_table(
             row.name,
             row.split,
             "",
-            f"{row.sensitivity:g}",
+            f"{row.sensitivity:.2f}" if row.sensitivity >= 0.1 else f"{row.sensitivity:.3f}",
             *("" if v is None else f"{v:g}" for v in (row.false_share, row.fp_per_image)),
             "" if row.box_mse is None else f"{row.box_mse:g}",
         ]
@@ -134,8 +134,8 @@ def build_p2_table(
     first_own = len(cells)
     for name, split, counts, scores in rows:
         told = f"{counts['lesions']} on {counts['images']} images" if counts else ""
-        figures = [format_score(scores[key]) for key in ("sensitivity", "false_share")]
-        figures.append(format_score(scores["fp_per_image"]))
+        keys = ("sensitivity", "false_share", "fp_per_image")
+        figures = [format_score(scores[key], 2) for key in keys]
         error = scores.get("box_mse")
         figures.append("" if error is None else format_value(error["value"], 5))
         cells.append([name, split, told, *figures])
@@ -187,12 +187,13 @@ def format_value(value: float | None, digits: int = 3) -> str:
     return "undefined" if value is None else f"{value:.{digits}f}"
 
 
-def format_score(score: Mapping[str, Any]) -> str:
+def format_score(score: Mapping[str, Any], digits: int = 3) -> str:
     """Formats a score with its interval.
 
     >>> format_score({"value": 0.5, "low": 0.25, "high": 0.75})
     '0.500 (0.250 to 0.750)'
     """
+    value = format_value(score["value"], digits)
     if score["low"] is None:
-        return format_value(score["value"])
-    return f"{format_value(score['value'])} ({score['low']:.3f} to {score['high']:.3f})"
+        return value
+    return f"{value} ({score['low']:.{digits}f} to {score['high']:.{digits}f})"

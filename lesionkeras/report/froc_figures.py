@@ -43,7 +43,8 @@ def draw_froc(froc: Mapping[str, Any]) -> bytes:
     rows = {row["label"]: row for row in froc["rows"] if row["convention"] == froc["convention"]}
     for number, (label, curve) in enumerate(froc["curves"].items()):
         style = _CURVE_STYLES[number % len(_CURVE_STYLES)]
-        _draw_curve(axes, curve, max(ticks), label, style)
+        last = to_number(rows[label]["sensitivity"][-1]["value"])
+        _draw_curve(axes, curve, (max(ticks), last), label, style)
         # Side by side, so that intervals at one number of false positives do not hide each other.
         _draw_intervals(axes, ticks, rows[label]["sensitivity"], 1.05 ** (number - 1), style)
     for (name, fp, sensitivity), marker in zip(P2_FROC_POINTS, _POINT_MARKERS, strict=True):
@@ -72,16 +73,21 @@ def draw_froc(froc: Mapping[str, Any]) -> bytes:
 
 
 def _draw_curve(
-    axes: Any, curve: Mapping[str, Any], last_fp: float, label: str, style: Mapping[str, Any]
+    axes: Any,
+    curve: Mapping[str, Any],
+    end: tuple[float, float],
+    label: str,
+    style: Mapping[str, Any],
 ) -> None:
     """Draw the steps of a curve; it goes on flat to the right edge, where no more is shown."""
+    last_fp, last = end
+    if np.isnan(last):
+        return
     fp = np.asarray(curve["fp_per_image"], np.float64)
     sensitivity = np.array([to_number(value) for value in curve["sensitivity"]])
-    if not len(fp) or np.isnan(sensitivity).all():
-        return
     # A logarithmic axis has no 0: what is found before any false positive stands at the left edge.
-    x = np.concatenate([[1e-3], np.maximum(fp, 1e-3), [max(fp[-1], 2 * last_fp)]])
-    y = np.concatenate([[0.0], sensitivity, [sensitivity[-1]]])
+    x = np.concatenate([[1e-3], np.maximum(fp, 1e-3), [max(fp.max(initial=0.0), 2 * last_fp)]])
+    y = np.concatenate([[0.0], sensitivity, [sensitivity[-1] if len(fp) else last]])
     axes.plot(x, y, label=f"this run, {label}", drawstyle="steps-post", linewidth=1.8, **style)
 
 

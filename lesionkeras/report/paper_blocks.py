@@ -156,7 +156,7 @@ def describe_recipe(
         first = Table(header, differing, f"Where this run differs from what {paper} states.")
     caption = f"Digest {digest}." if digest else ""
     if not paper:
-        cells = [row[:2] for row in rows]
-        return [Table(header[:2], cells, caption, folded=f"All {len(rows)} fields")]
+        plain = [row[:2] for row in rows]
+        return [Table(header[:2], plain, caption, folded=f"All {len(rows)} fields")]
     everything = Table([*header, ""], rows, caption, folded=f"All {len(rows)} fields")
     return [first, everything]

@@ -111,7 +111,7 @@ def test_train_stands_beside_test_and_p2s() -> None:
     assert isinstance(p2, Table) and isinstance(both, Table)
     assert [row[:2] for row in p2.rows[-2:]] == [["This run", "train"], ["This run", "test"]]
     assert p2.rows[0] == ["P2: baseline", "train", "", "0.96", "", "", "0.00077"]
-    assert p2.rows[-1][3].startswith("0.300 (") and p2.rows[-1][4].startswith("0.700 (")
+    assert p2.rows[-1][3].startswith("0.30 (") and p2.rows[-1][4].startswith("0.70 (")
     # Of ten boxes seven are 50 px off in each of four coordinates of a 100 px image.
     assert p2.rows[-1][6] == "0.17500" and p2.rows[-2][6] == "0.02500"
     assert [row[0] for row in both.rows] == ["train", "test"]
@@ -129,7 +129,7 @@ def test_a_gap_of_nothing_is_undefined() -> None:
     }
     scores["fp_per_image"] = {"value": 1.0, "low": None}
     table = build_p2_table([("This run", "test", None, scores)])
-    assert table.rows[-1][3:] == ["undefined", "undefined", "1.000", ""]
+    assert table.rows[-1][3:] == ["undefined", "undefined", "1.00", ""]
 
 
 def test_other_data_sets_stand_beside_each_other() -> None:
