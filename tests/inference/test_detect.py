@@ -143,6 +143,7 @@ class MeanGrey(keras.Model):
         super().__init__()
         self.level = self.add_weight(shape=(), initializer="zeros")
         self.part = keras.metrics.Mean("grey_loss")
+        self.detect = FixedDetector().detect
 
     def call(self, image_unit):
         return {"mean": keras.ops.mean(image_unit, axis=(1, 2, 3)) - self.level}
@@ -151,9 +152,6 @@ class MeanGrey(keras.Model):
         loss = keras.ops.mean(y_pred["mean"])
         self.part.update_state(loss)
         return 2 * loss
-
-    def detect(self, image_unit):
-        return FixedDetector().detect(image_unit)
 
 
 def test_the_loss_of_validation_images_is_taken_beside_a_training_epoch():
