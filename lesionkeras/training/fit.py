@@ -81,12 +81,13 @@ def fit(
         recipe: The run's recipe.
         run: Where log, event file and checkpoints are written each epoch.
         make_train: Gives an endless stream of batches, always the same, from an epoch (0..) on.
-        steps_per_epoch: Batches of one.
+        steps_per_epoch: Batches of an epoch.
         validate: Computes scores, every `validate_every_epochs` and after the last epoch.
         monitor: The score (with val_) whose highest value is the best epoch, the later of equals;
             without validation the last epoch is the best.
         callbacks: Of the caller; they run after an epoch is on disk.
-        total_epochs, total_budget_s: Of the whole run, where this recipe is a phase of it.
+        total_epochs: Of the whole run, for the estimate, where this recipe is a phase of it.
+        total_budget_s: Likewise, for the learning rate.
 
     Returns:
         The rows of log.csv, those of earlier sittings included.
@@ -96,19 +97,18 @@ def fit(
             validation lacks the monitored score, or the checkpoint is another network's.
     """
     state, budget_s = read_last(run, model) or TrainingState(), find_budget_s(recipe)
-    epochs = recipe.train.epochs or (ENDLESS_EPOCHS if budget_s else 0)
-    steps = recipe.train.epochs * steps_per_epoch
+    epochs = recipe.train.epochs or ENDLESS_EPOCHS * bool(budget_s)
     write_log(run.log_csv, state.rows)
     if state.epoch >= epochs or (budget_s and state.cpu_s >= budget_s):
         return state.rows
+    steps = recipe.train.epochs * steps_per_epoch
     clock = CpuClock(state, recipe.optimizer, budget_s, steps, total_budget_s)
     share = (lambda: clock.share) if budget_s else None
     progress = Progress(total_epochs or epochs, steps_per_epoch, monitor, share=share)
-    scalars = ScalarWriter(run.tensorboard, state.rows)
     guard = FiniteGuard(run, make_train, steps_per_epoch, progress.show_step)
+    scalars = ScalarWriter(run.tensorboard, state.rows)
     told = (scalars.write, progress.show_epoch)
     recorder = Recorder(run, state, recipe.train, validate, monitor, told)
-    after = [recorder, PlateauRate(state, recipe.optimizer), *callbacks]
     model.train_function = None  # traced anew: a second shape would make sizes unknown, not static
     with closing(progress), closing(scalars):
         model.fit(
@@ -118,7 +118,7 @@ def fit(
             steps_per_epoch=steps_per_epoch,
             shuffle=False,  # the stream has its own order; True would only warn
             verbose=0,
-            callbacks=[guard, clock, *after],
+            callbacks=[guard, clock, recorder, PlateauRate(state, recipe.optimizer), *callbacks],
         )
     return state.rows
 
