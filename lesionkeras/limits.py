@@ -69,6 +69,7 @@ RULES: dict[str, Rule] = {
     "augment.min_resolution": ("a number above 0, at most 1", lambda value: 0 < value <= 1),
     "augment.window_shift_hu": _NOT_NEGATIVE,
     "augment.curve_strength": _PART,
+    "augment.key_slice_only": _SHARE,
     "train.whole_image_fraction": _SHARE,
     "train.whole_image_batch_size": _COUNT,
     "match.positive_iou": _SHARE,

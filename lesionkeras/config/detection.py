@@ -53,6 +53,10 @@ class DetectionAugmentConfig(AugmentConfig):
     # How far a random rising curve bends the grey levels, 0 up to 1: contrast agent and its phase
     # raise liver, vessels and lesions by different amounts.
     curve_strength: float = later(0.0)
+    # Of the images, whose neighbouring slices are replaced by the key slice: a data set of key
+    # slices alone looks so, and a network that leans on the neighbours fails there.
+    key_slice_only: float = later(0.0)
+    reverse_slices: bool = later(False)  # half of the images from cranial, not from caudal
 
 
 @dataclass(frozen=True)

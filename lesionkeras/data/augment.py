@@ -28,9 +28,11 @@ from lesionkeras.data.augment_pixels import (
     Brightness,
     Curve,
     Gamma,
+    KeySliceOnly,
     Noise,
     Pixels,
     Resolution,
+    ReverseSlices,
     Window,
     widen,
 )
@@ -127,6 +129,10 @@ def list_pixels(
     on, further = _operations(config, copy), _find_further(config)
     listed: list[Pixels] = []
     if further:
+        if further.reverse_slices:
+            listed.append(ReverseSlices())
+        if further.key_slice_only:
+            listed.append(KeySliceOnly(further.key_slice_only))
         if further.window_shift_hu:
             listed.append(Window(window_hu, further.window_shift_hu))
         if further.curve_strength:

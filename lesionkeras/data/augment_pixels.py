@@ -53,6 +53,28 @@ def widen(window_hu: tuple[float, float], shift_hu: float) -> tuple[float, float
 
 
 @dataclass(frozen=True)
+class ReverseSlices:
+    """Gives half of the images from cranial, not from caudal, or the other way round."""
+
+    def __call__(self, image_unit: Any, key: Any) -> Any:
+        """Return the image with its channels in one of both orders."""
+        return tf.where(draw(key, 9) < 0.5, image_unit[..., ::-1], image_unit)
+
+
+@dataclass(frozen=True)
+class KeySliceOnly:
+    """Replaces the neighbours by the key slice, in the middle, in a share of the images."""
+
+    share: float
+
+    def __call__(self, image_unit: Any, key: Any) -> Any:
+        """Return the image with three different channels or three equal ones."""
+        middle = image_unit.shape[-1] // 2
+        alone = tf.broadcast_to(image_unit[..., middle : middle + 1], tf.shape(image_unit))
+        return tf.where(draw(key, 17) < self.share, alone, image_unit)
+
+
+@dataclass(frozen=True)
 class Curve:
     """Bends the grey levels by a rising curve; its slopes are 1 +- `strength`, then fitted.
 

@@ -122,7 +122,9 @@ def _divide(
     if data.held_out:
         names = {name for builder in builders for name in _list_splits(builder)}
         images = _pool(builders, sorted(names), data, progress)
-        kept, held = hold_out_named(images.patients, images.volumes, data.held_out)
+        kept, held = hold_out_named(
+            images.patients, images.volumes or images.patients, data.held_out
+        )
         train, test = _plain(images, kept), _plain(images, held)
     else:
         train, test = (

@@ -15,7 +15,7 @@ PAPER_WARNING = (
     "patients."
 )
 P2_WARNING = (
-    "This split leaks: of P2's list {} are both trained on and validated on, so that the epoch it "
+    "This split leaks: of P2's list {} both trained on and validated on, so that the epoch it "
     "chooses is the one that knows them best; nobody who is tested on is among them."
 )
 
@@ -31,7 +31,7 @@ def describe_p2_leak(trained: Sequence[str], validated: Sequence[str]) -> str:
     ''
     """
     both = len(set(trained) & set(validated))
-    return P2_WARNING.format(f"{both} patient{'s' * (both != 1)}") if both else ""
+    return P2_WARNING.format("1 patient is" if both == 1 else f"{both} patients are") * bool(both)
 
 
 def check_disjoint(splits: Mapping[str, Sequence[str]]) -> None:

@@ -24,8 +24,8 @@ class CpuClock(keras.callbacks.Callback):
         optimizer: Of the recipe.
         budget_s: 0 only counts.
         total_steps: Steps that end the run if the budget does not; 0: none do.
-        clock: Gives the seconds; the process's on all cores.
         whole_s: Budget of the whole run, where `budget_s` ends a phase of it; 0: it is the whole.
+        clock: Gives the seconds; the process's on all cores.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class CpuClock(keras.callbacks.Callback):
         optimizer: OptimizerConfig,
         budget_s: float,
         total_steps: int = 0,
-        clock: Callable[[], float] = time.process_time,
         whole_s: float = 0.0,
+        clock: Callable[[], float] = time.process_time,
     ) -> None:
         super().__init__()
         self._whole_s = whole_s or budget_s
