@@ -38,9 +38,7 @@ def test_it_is_the_plain_way_with_its_gradients(interpolation):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             y = call(inputs)
-            loss = tf.reduce_sum(
-                tf.sin(y) * tf.cast(tf.range(tf.size(y) // 2) % 7, y.dtype)[0] + y**2
-            )
+            loss = tf.reduce_sum(y**2 + tf.sin(y))
         results.append([y, *tape.gradient(loss, [*inputs, *(v.value for v in variables)])])
     for ours, reference in zip(*reversed(results), strict=True):
         scale = np.abs(reference).max()
