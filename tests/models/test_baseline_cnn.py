@@ -134,7 +134,7 @@ def test_reload(network, tmp_path):
 
 
 def test_export(tmp_path):
-    recipe = make_recipe(FRONTENDS["vgg16_concat"])
+    recipe = make_recipe()
     detector_harness.check_export(recipe, build_detector(recipe), tmp_path)
 
 
@@ -151,17 +151,22 @@ def test_config_round_trip():
     )
     decode = DecodeConfig(0.15, 0.6, 33, 7)
     assert not [k for k, v in vars(config).items() if v == vars(BaselineCNNConfig())[k]]
-    again = harness.check_config_round_trip(build_baseline_cnn(config, 64, decode))
+    harness.check_config_round_trip(build_baseline_cnn(replace(config, dropout=0.0), 64, decode))
+    model = build_baseline_cnn(config, 64, decode)  # a dropout's generator is named by a counter
+    again = type(model).from_config(model.get_config())
     assert (again.baseline_config, again.side_px, again.decode) == (config, 64, decode)
 
 
-@pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "name", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_16_bit_policies(name):
     harness.check_policy(make_case(), name)
 
 
-def test_training_step_compiles_under_xla():
-    harness.check_xla_training_step(make_case(FRONTENDS["vgg16_concat"], count=2), rtol=2e-3)
+@pytest.mark.parametrize("frontend", ["none", pytest.param("vgg16_concat", marks=pytest.mark.slow)])
+def test_training_step_compiles_under_xla(frontend):
+    harness.check_xla_training_step(make_case(FRONTENDS[frontend], count=2), rtol=2e-3)
 
 
 @pytest.mark.parametrize("frontend", ["vgg16", "vgg16_concat"])
@@ -212,15 +217,16 @@ def test_what_makes_no_network_is_refused_before_it_is_built(recipe, text):
 
 
 def test_a_side_must_divide():
-    with pytest.raises(
-        RecipeError, match=r"data\.image_size_px: found 36 px, wanted a multiple of 8"
-    ):
+    with pytest.raises(RecipeError, match=r"found 36 px, wanted a multiple of 8 px\."):
         build_baseline_cnn(FRONTENDS["vgg16_concat"], 36)
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("frontend", ["none", "vgg16_concat"])
+@pytest.mark.parametrize(
+    "frontend",
+    ["none", *(pytest.param(f, marks=pytest.mark.slow) for f in FRONTENDS if f != "none")],
+)
 def test_learns_one_real_slice(real_data, frontend):
-    recipe = make_recipe(FRONTENDS[frontend], channels=(8, 8, 8, 8))
-    recipe = replace(recipe, data=DataConfig(image_size_px=64))
-    detector_harness.check_learns_one_real_slice(recipe, real_data, steps=60, below=0.02)
+    config = replace(FRONTENDS[frontend], channels=(8, 8, 8, 8), train_vgg=False, dropout=0.0)
+    recipe = replace(make_recipe(config), data=DataConfig(image_size_px=128))
+    detector_harness.check_learns_one_real_slice(recipe, real_data, steps=150, below=1e-3)
