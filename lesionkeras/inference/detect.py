@@ -179,7 +179,10 @@ def make_validation(
         result = evaluate_coco(found.truths, found.detections)
         scores = {"map50": max(result.ap50, 0.0), "map50_95": max(result.ap, 0.0)}
         if with_loss:
-            images = make_eval(split, recipe, DETECT_BATCH_SIZE)
+            # Parts of the loss are means over batches: with batches of one size also over images.
+            sizes = range(1, DETECT_BATCH_SIZE + 1)
+            size = max(size for size in sizes if len(split.rows) % size == 0)
+            images = make_eval(split, recipe, size)
             scores |= model.evaluate(images, verbose=0, return_dict=True)
         return scores
 
