@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lesionkeras.cli import RunOptions
@@ -9,24 +10,25 @@ from lesionkeras.errors import RecipeError
 
 
 def open_data(recipe: Any, options: RunOptions, progress: bool = True) -> Any:
-    """Open the data set of a recipe, prepared before if need be; see `tfds_builders.open_builder`.
+    """Open the data sets of a detection recipe: those that are pooled, those only tested on.
 
     Args:
-        recipe: Its `data` names the data set and the config.
-        options: Where raw and prepared files lie.
+        recipe: Its `data` names both.
+        options: Raw folders in this order, "-" where a data set needs none; prepared ones.
         progress: False says nothing.
 
     Returns:
-        A TFDS builder that reads the prepared files.
+        `lesionkeras.data.data_sets.DataSets` of builders that read the prepared files.
 
     Raises:
-        DataError: There is no such data set, its raw files are missing or wrong, or the prepared
-            ones are damaged or cannot be written.
+        DataError, RecipeError: See `open_data_sets`; or two are mixed that must not be.
     """
-    from tfds_builders import open_builder
+    from lesionkeras.data.data_sets import DataSets, list_further, list_pooled
 
-    paths = (options.prepared_dir, options.data_dir)
-    return open_builder(recipe.data.name, recipe.data.config, *paths, progress)
+    pooled, further = list_pooled(recipe.data), list_further(recipe.data)
+    builders = _open_all([*pooled, *further], options, progress)
+    rest = dict(zip(recipe.data.test_sets, builders[len(pooled) :], strict=True))
+    return DataSets(tuple(builders[: len(pooled)]), rest)
 
 
 def open_data_sets(recipe: Any, options: RunOptions, progress: bool = True) -> list[Any]:
@@ -38,27 +40,36 @@ def open_data_sets(recipe: Any, options: RunOptions, progress: bool = True) -> l
         progress: False says nothing.
 
     Returns:
-        A TFDS builder each.
+        A TFDS builder each; see `tfds_builders.open_builder`.
 
     Raises:
-        DataError: See `open_data`.
+        DataError: There is no such data set, its raw files are missing or wrong, or the prepared
+            ones are damaged or cannot be written.
         RecipeError: There are not as many configs or folders as data sets.
     """
+    names, configs = recipe.data.name.split("+"), recipe.data.config.split("+")
+    configs = configs if configs != [""] else [""] * len(names)
+    _check_count("data.config", len(configs), len(names))
+    return _open_all(list(zip(names, configs, strict=True)), options, progress)
+
+
+def _open_all(names: list[tuple[str, str]], options: RunOptions, progress: bool) -> list[Any]:
     from tfds_builders import open_builder
 
-    names, configs = recipe.data.name.split("+"), recipe.data.config.split("+")
-    folders = [folder for folder in (options.data_dir, *options.more_data_dirs) if folder]
-    for what, given in (("data.config", configs), ("--data-dir", folders)):
-        if given not in ([], [""]) and len(given) != len(names):
-            raise RecipeError(
-                "Every data set needs its own",
-                where=what,
-                found=f"{len(given)} for {len(names)} data sets",
-                wanted="one a data set, in the order of --data",
-            )
-    configs = configs if len(configs) == len(names) else [""] * len(names)
-    raw = [None if str(folder) == "-" else folder for folder in folders] or [None] * len(names)
+    given = [folder for folder in (options.data_dir, *options.more_data_dirs) if folder]
+    _check_count("--data-dir", len(given) or len(names), len(names))
+    folders: list[Path | None] = [None if str(path) == "-" else path for path in given]
     return [
         open_builder(name, config, options.prepared_dir, folder, progress)
-        for name, config, folder in zip(names, configs, raw, strict=True)
+        for (name, config), folder in zip(names, folders or [None] * len(names), strict=True)
     ]
+
+
+def _check_count(where: str, count: int, wanted: int) -> None:
+    if count != wanted:
+        raise RecipeError(
+            "Every data set needs its own",
+            where=where,
+            found=f"{count} for {wanted} data sets",
+            wanted="one a data set, in the order of --data",
+        )

@@ -1,12 +1,13 @@
-"""Scores predicted masks against true ones: anybody's NIfTI files, in folders or zips.
+"""Scores predicted masks or boxes against true ones: anybody's files.
 
     python -m experiments.evaluate --pred DIR --truth DIR
     python -m experiments.evaluate --pred submission.zip --truth reference.zip --protocol lits
+    python -m experiments.evaluate --detections FILE.json --truth FILE.json
 
-Labels: 0 background, 1 liver, 2 tumour.  Files are paired by name, or else by the last number in
-it.  OUT gets cases.csv, lesions.csv, scores.json and report.html; nothing is written on an error.
-`--protocol lits` scores as the challenge organisers' program does, its faults included.
-Costs: about a second a scan of 500 slices, and the memory of one case.
+Masks are NIfTI with 0 background, 1 liver, 2 tumour, paired by name or by the last number in it;
+boxes are COCO results and COCO's truth.  OUT gets tables as CSV, scores.json and report.html;
+nothing is written on an error.  `--protocol lits` scores as the challenge organisers' program does.
+Costs: about a second a scan of 500 slices.
 """
 
 from __future__ import annotations
@@ -16,49 +17,50 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lesionkeras import cli
+from lesionkeras import cli, cli_evaluate
 
 if TYPE_CHECKING:
     from lesionkeras.report.mask_evaluation import ScoringOptions
 
-FLAGS = (
-    ("--protocol", "X", "corrected", "corrected (default) or lits"),
-    ("--geometry", "X", "checked", "checked: affines agree (default); stored: as arrays lie"),
-    ("--spacing-mm", "Z,Y,X", None, "of truths whose own affine is refused"),
-    ("--patients", "FILE", None, "CSV with case and patient (default: each case its own)"),
-    ("--out", "DIR", None, "where results are written (default: below runs/)"),
-)
+Headlines = list[tuple[str, str, str]]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, pair, score, write, print."""
-    arguments = cli.read_arguments(build_parser(), argv)
+    """Parse, score, write, print."""
+    arguments = cli_evaluate.parse(__doc__ or "", argv)
+    score = score_boxes if arguments.detections else score_masks
+    headlines, page = score(arguments, Path(arguments.truth).expanduser())
+    for name, value, remark in headlines:
+        print(f"{name + ':':40}{value:>8}  {remark}".rstrip())
+    print(f"Report: {page}")
+
+
+def score_masks(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, Path]:
+    """Score masks, and say what to print and where the page is."""
     from lesionkeras.report import console, evaluate_page, mask_evaluation
 
     options = mask_evaluation.parse_options(**vars(arguments))
     if arguments.lits:
         options = add_lits(options)
-    truth, prediction = Path(arguments.truth).expanduser(), Path(arguments.pred).expanduser()
+    prediction = Path(arguments.pred).expanduser()
     with console.Counter("Scoring") as progress:
         evaluation = mask_evaluation.evaluate_files(truth, prediction, options, progress)
     out = Path(arguments.out or evaluate_page.name_folder(truth, prediction, options)).expanduser()
     summary = evaluate_page.write_evaluation(out, options.protocol, evaluation)
-    for name, value, remark in evaluate_page.list_headlines(summary):
-        print(f"{name + ':':34}{value:>8}  {remark}".rstrip())
-    print(f"Report: {out / evaluate_page.PAGE_FILE}")
+    return evaluate_page.list_headlines(summary), out / evaluate_page.PAGE_FILE
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Builds the parser of the flags."""
-    parser = cli.make_parser("evaluate", __doc__ or "")
-    add = parser.add_argument
-    add("--pred", metavar="DIR", required=True, help="predicted masks: a folder, a zip or a file")
-    add("--truth", metavar="DIR", required=True, help="true masks: the same")
-    for flag, metavar, default, meaning in FLAGS:
-        add(flag, metavar=metavar, default=default, help=meaning)
-    add("--lits", action="store_true", help="numbers are LiTS': patients and 28 to 47 are known")
-    add("--debug", action="store_true", help="errors with their traceback")
-    return parser
+def score_boxes(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, Path]:
+    """Score boxes, and say what to print and where the page is."""
+    from lesionkeras.report import box_evaluation as boxes
+    from lesionkeras.report.mask_evaluation import read_patients
+
+    score, found = boxes.parse_score(arguments.score), Path(arguments.detections).expanduser()
+    whose = read_patients(Path(arguments.patients).expanduser()) if arguments.patients else None
+    evaluation = boxes.evaluate_boxes(truth, found, score, whose)
+    out = Path(arguments.out or boxes.name_folder(truth, found)).expanduser()
+    boxes.write_evaluation(out, evaluation)
+    return boxes.list_headlines(evaluation.metrics), out / boxes.PAGE_FILE
 
 
 def add_lits(options: ScoringOptions) -> ScoringOptions:

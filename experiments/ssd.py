@@ -56,7 +56,8 @@ def train_and_validate(recipe: SSDRecipe, options: RunOptions) -> dict[str, floa
     """Train a trial of a search and score it on validation patients."""
     from lesionkeras.report import detection
 
-    return detection.train_and_validate(open_data(recipe, options, False), recipe, options.out)
+    builder = open_data(recipe, options, False)
+    return detection.train_and_validate(builder, recipe, options.out, "ssd")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,8 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     recipe, options = parse("ssd", RECIPES, __doc__, SMOKE, argv)
     from lesionkeras.report import detection
 
-    recipe = detection.check_start(recipe, options.out)
-    run = detection.open_run(open_data(recipe, options), recipe, options.out)
+    recipe = detection.check_start(recipe, options.out, "ssd")
+    run = detection.open_run(open_data(recipe, options), recipe, options.out, "ssd")
     model, log_rows, best_epoch = detection.train(run)
     metrics = detection.measure(run, model, best_epoch)
     detection.write_report(run, log_rows, metrics)

@@ -37,8 +37,9 @@ _RECIPE_FLAGS = (
 )
 _DATA_FLAGS = (
     ("--data", "data.name", "data set, or data set/config (deeplesion/liver), '+' between several"),
-    ("--split", "data.protocol", "patient, or a paper's own split (paper, p3, p5), which may leak"),
+    ("--split", "data.protocol", "patient, or a paper's own split (paper, p2 ... p5): may leak"),
     ("--held-out", "data.held_out", "patients or volumes that are tested on; none: by the seed"),
+    ("--test-sets", "data.test_sets", "data sets that are only tested on, ',' between several"),
     ("--train-split", "data.train_split", "split to train on"),
     ("--validation-split", "data.validation_split", "split to choose and tune on"),
     ("--test-split", "data.test_split", "split that is measured once, at the end"),

@@ -40,7 +40,7 @@ RULES: dict[str, Rule] = {
     "data.train_split": ("the name of a split", bool),
     "data.test_split": ("the name of a split", bool),
     "data.validation_fraction": _PART,
-    "data.protocol": _one_of("patient", "paper"),
+    "data.protocol": _one_of("patient", "paper", "p2"),
     "data.image_size_px": (
         f"a positive multiple of {_SIZE_MULTIPLE_PX}",
         lambda value: value > 0 and value % _SIZE_MULTIPLE_PX == 0,
@@ -50,6 +50,9 @@ RULES: dict[str, Rule] = {
         lambda pair: _CT_RANGE_HU[0] <= pair[0] < pair[1] <= _CT_RANGE_HU[1],
     ),
     "data.max_boxes": _COUNT,
+    "data.pixel_mm": _NOT_NEGATIVE,
+    "data.box_convention": _one_of("as_stored", "tight", "recist_plus_5"),
+    "data.lesion_share": _SHARE,
     "augment.mode": _one_of("none", "copies", "online"),
     "augment.copies": _NOT_NEGATIVE,
     "augment.brightness": _SHARE,
@@ -62,6 +65,11 @@ RULES: dict[str, Rule] = {
         lambda value: value >= 0 and value % _SIZE_MULTIPLE_PX == 0,
     ),
     "augment.crop_on_lesion_probability": _SHARE,
+    "augment.rotation_deg": ("a number from 0 to 180", lambda value: 0 <= value <= 180),
+    "augment.min_resolution": ("a number above 0, at most 1", lambda value: 0 < value <= 1),
+    "augment.window_shift_hu": _NOT_NEGATIVE,
+    "augment.curve_strength": _PART,
+    "augment.key_slice_only": _SHARE,
     "train.whole_image_fraction": _SHARE,
     "train.whole_image_batch_size": _COUNT,
     "match.positive_iou": _SHARE,
@@ -73,7 +81,7 @@ RULES: dict[str, Rule] = {
         "'none', 'imagenet' or a .npz file",
         lambda value: value in ("none", "imagenet") or value.endswith(".npz"),
     ),
-    "model.input_scaling": _one_of("unit", "none", "imagenet_caffe", "imagenet_torch"),
+    "model.input_scaling": _one_of("unit", "none", "bytes", "imagenet_caffe", "imagenet_torch"),
     "model.num_classes": _COUNT,
     "model.extra_channels": ("whole numbers above 0", lambda row: min(row, default=1) > 0),
     "model.top_down_channels": _NOT_NEGATIVE,
@@ -100,6 +108,14 @@ RULES: dict[str, Rule] = {
     "model.deep_supervision": _NOT_NEGATIVE,
     "model.channels": _FIVE_WIDTHS,
     "model.decoder_channels": _FIVE_WIDTHS,
+    "model.pyramid_channels": _COUNT,
+    "model.head_convs": _NOT_NEGATIVE,
+    "model.coarse_from": _one_of("p5", "c5"),
+    "model.frozen_stages": ("a whole number from 0 to 4", lambda value: 0 <= value <= 4),
+    "model.frontend": _one_of("none", "vgg16", "vgg16_concat"),
+    "model.vgg_block": ("2, 3 or 4", lambda value: value in (2, 3, 4)),
+    "loss.alpha": _SHARE,
+    "loss.gamma": _NOT_NEGATIVE,
     "loss.negatives_per_positive": _NOT_NEGATIVE,
     "loss.box_weight": _NOT_NEGATIVE,
     "loss.smooth_l1_beta": _POSITIVE,
@@ -147,6 +163,14 @@ RULES: dict[str, Rule] = {
 }
 # Where a part of a recipe has rules of its own for a name that others have too: class, field, rule.
 PART_RULES: dict[str, dict[str, Rule]] = {
+    "RetinaNetConfig": {"norm": _one_of("none", "group")},
+    "BaselineCNNConfig": {
+        "upsampling": _one_of("nearest", "bilinear"),
+        "channels": (
+            "four whole numbers above 0",
+            lambda row: len(row) == 4 and min(row) > 0,
+        ),
+    },
     "SegmentationTrainConfig": {"epochs": _NOT_NEGATIVE},
     "SegmentationDataConfig": {
         "protocol": _one_of("patient", "given", "volume", "p3", "p5"),
@@ -155,7 +179,6 @@ PART_RULES: dict[str, dict[str, Rule]] = {
         "held_out_fraction": ("a number above 0 and below 1", lambda value: 0 < value < 1),
         "lesion_share": _PART,
         "image_size_px": _COUNT,  # each network says what it divides by
-        "pixel_mm": _NOT_NEGATIVE,
         "slices": ("1, 3 or 5", lambda value: value in (1, 3, 5)),
         "rotation_deg": ("a number from 0 to 180", lambda value: 0 <= value <= 180),
         "crop_on_liver": _SHARE,

@@ -283,14 +283,27 @@ def _diff_values(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, Any, A
 def digest(recipe: Any) -> str:
     """Computes a name for a recipe's values: equal values, equal digest.
 
+    A field that was added later counts only where it has another value than its default, so that
+    recipes keep their names while the package grows (`config.shared.LATER`).
+
     Args:
         recipe: A dataclass of values and other recipes.
 
     Returns:
         The first 16 hexadecimal digits of the SHA-256 of its canonical JSON.
     """
-    canonical = json.dumps(to_json(recipe), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_list_named(recipe), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+
+
+def _list_named(recipe: Any) -> dict[str, Any]:
+    """Lists what a digest is of: nested dicts without later fields at their default."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if not (field.metadata.get("later") and value == field.default):
+            values[field.name] = _list_named(value) if dataclasses.is_dataclass(value) else value
+    return values
 
 
 def find_nearest(word: str, known: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ ALLOWED = {
     "recipe": {"errors", "config", "limits"},
     "cli": KNOBS,
     "cli_data": KNOBS | {"cli"},
+    "cli_evaluate": KNOBS | {"cli"},
     "ct": KNOBS,
     "boxes": KNOBS,
     "metrics": KNOBS | {"boxes"},  # box geometry stands in one place
@@ -35,7 +36,7 @@ ALLOWED = {
     "report": ENGINE | {"training", "inference", "serving"},
 }
 LIBRARY = set(ALLOWED) | {"__version__", "__init__"}
-ONLY_STANDARD_LIBRARY = ("errors", "config", "limits", "recipe", "cli", "cli_data")
+ONLY_STANDARD_LIBRARY = ("errors", "config", "limits", "recipe", "cli", "cli_data", "cli_evaluate")
 NO_ENGINE = {"ct": {"keras", "keras_cv"}, "metrics": {"tensorflow", "keras", "keras_cv"}}
 # Networks also run on Keras' other engines; where keras.ops has no equal a comment must say so.
 COMMENTED_TENSORFLOW = ("boxes", "losses", "segmentation_losses", "models")

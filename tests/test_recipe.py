@@ -7,7 +7,9 @@ import pytest
 from lesionkeras import config
 from lesionkeras.config import (
     AnchorConfig,
+    BaselineCNNRecipe,
     ResNet50UNetRecipe,
+    RetinaNetRecipe,
     SegNetRecipe,
     SSDRecipe,
     UNetRecipe,
@@ -200,7 +202,9 @@ def test_a_name_must_fit_a_folder(name):
 
 
 def test_the_default_passes_and_every_rule_belongs_to_a_field():
-    recipes = [recipe() for recipe in (SSDRecipe, UNetRecipe, SegNetRecipe, ResNet50UNetRecipe)]
+    detectors = (SSDRecipe, RetinaNetRecipe, BaselineCNNRecipe)
+    segmenters = (UNetRecipe, SegNetRecipe, ResNet50UNetRecipe)
+    recipes = [recipe() for recipe in (*detectors, *segmenters)]
     known = set().union(*map(flatten, recipes))
     for recipe in recipes:
         check_recipe(recipe)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+# Fields that came after runs had been published: at their default they are left out of a recipe's
+# digest, so that those runs keep their names and can be resumed.
+LATER = {"later": True}
+
+
+def later(default: Any) -> Any:
+    """Return a dataclass field of a default that does not change the digest (see LATER)."""
+    return field(default=default, metadata=LATER)
 
 
 @dataclass(frozen=True)

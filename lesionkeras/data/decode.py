@@ -199,8 +199,10 @@ def decode_example(record: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         image_hu int16 [H, W, 3], boxes float32 [n, 4] xyxy px, classes int32 [n], noisy bool [n],
-        lesion_types int32 [n] (UNTYPED where there are none), spacing_mm float32 [2] (y, x),
-        size_px int32 [2] (H, W), patient and file strings.
+        lesion_types int32 [n] (UNTYPED where there are none), listed bool [n] (False where the
+        config is about a list that a lesion is not on), diameters float32 [n, 8] px (the ends of
+        the lesions' diameters, x before y; NaN where they are not known), spacing_mm float32 [2]
+        (y, x), size_px int32 [2] (H, W), mask_png, patient, volume and file strings.
     """
     image_hu = stack_slices(record["png_previous"], record["png_key"], record["png_next"])
     size_px, lesions = tf.shape(image_hu)[:2], record["lesions"]
@@ -209,14 +211,19 @@ def decode_example(record: dict[str, Any]) -> dict[str, Any]:
     classes = tf.cast(lesions["label"], tf.int32)
     noisy = lesions.get("possibly_noisy", tf.zeros_like(classes))
     lesion_types = lesions.get("coarse_lesion_type", tf.fill(tf.shape(classes), UNTYPED))
+    unknown = tf.fill([tf.shape(classes)[0], 8], float("nan"))
     return {
         "image_hu": image_hu,
         "boxes": boxes,
         "classes": classes,
         "noisy": tf.cast(noisy, tf.bool),
         "lesion_types": tf.cast(lesion_types, tf.int32),
+        "listed": tf.cast(lesions.get("listed", tf.ones_like(classes)), tf.bool),
+        "diameters": lesions.get("measurement_coordinates", unknown),
         "spacing_mm": record["spacing_mm"][1:],
         "size_px": size_px,
+        "mask_png": record.get("mask_png", tf.constant("")),
         "patient": record["patient"],
+        "volume": record.get("volume", record["patient"]),
         "file": record["file"],
     }

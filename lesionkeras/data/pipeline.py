@@ -7,19 +7,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from lesionkeras.config import AugmentConfig, SSDRecipe
-from lesionkeras.data.augment import augment
+from lesionkeras.config import AugmentConfig, DetectionRecipe
+from lesionkeras.data.augment import augment, find_read_window
 from lesionkeras.data.loading import make_batch_reader, read_in_graph
 from lesionkeras.data.opening import Split
 from lesionkeras.data.streams import choose_row, count_steps, make_key, make_numbers
 
 
-def steps_per_epoch(split: Split, recipe: SSDRecipe) -> int:
+def steps_per_epoch(split: Split, recipe: DetectionRecipe) -> int:
     """Return the batches of an epoch: every example once, or what the recipe says."""
     return count_steps(len(split.rows), recipe.train.images_per_epoch, recipe.train.batch_size)
 
 
-def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data.Dataset:
+def make_train(split: Split, recipe: DetectionRecipe, first_epoch: int = 0) -> tf.data.Dataset:
     """Return an endless stream of augmented batches that starts with an epoch.
 
     Example number n of a run is always the same, whoever asks for it: its pass over the data
@@ -37,7 +37,9 @@ def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data
     """
     seed, num_rows, fixed = recipe.train.seed, len(split.rows), recipe.augment.mode == "copies"
     first = first_epoch * steps_per_epoch(split, recipe) * recipe.train.batch_size
-    read, table = _make_reader(split, recipe), tf.constant(split.rows)
+    window_hu = recipe.data.window_hu
+    read = _make_reader(split, find_read_window(window_hu, recipe.augment))
+    table = tf.constant(split.rows)
     if recipe.augment.mode == "none":  # nothing depends on the number but the row
         numbers = make_numbers(first).map(lambda n: table[choose_row(n, num_rows, seed)][0])
         return _read_batches(numbers, read, recipe.train.batch_size, drop_remainder=True)
@@ -47,7 +49,9 @@ def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data
         image_unit, boxes, classes = _squeeze(*read(table[row][:1]))
         key = make_key(seed, table[row] if fixed else tf.stack([number, 0]))
         copy = tf.cast(table[row][1], tf.int32)
-        image_unit, boxes, classes = augment(image_unit, boxes, classes, recipe.augment, copy, key)
+        image_unit, boxes, classes = augment(
+            image_unit, boxes, classes, recipe.augment, copy, key, window_hu
+        )
         return image_unit, {"boxes": boxes, "classes": classes}
 
     stream = make_numbers(first).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -55,7 +59,7 @@ def make_train(split: Split, recipe: SSDRecipe, first_epoch: int = 0) -> tf.data
     return stream.prefetch(tf.data.AUTOTUNE)
 
 
-def make_eval(split: Split, recipe: SSDRecipe, batch_size: int) -> tf.data.Dataset:
+def make_eval(split: Split, recipe: DetectionRecipe, batch_size: int) -> tf.data.Dataset:
     """Return the examples of a split once, in order, unchanged but for P1's fixed copies.
 
     Args:
@@ -66,7 +70,7 @@ def make_eval(split: Split, recipe: SSDRecipe, batch_size: int) -> tf.data.Datas
     Returns:
         Batches of image_unit float32 [b, S, S, 3] and {"boxes", "classes"} as `make_train` gives.
     """
-    read, seed = _make_reader(split, recipe), recipe.train.seed
+    read, seed = _make_reader(split, recipe.data.window_hu), recipe.train.seed
     has_copies = bool(split.rows[:, 1].any())
     fixed = replace(recipe.augment, mode="copies")  # whatever training does to them
     rows = tf.data.Dataset.from_tensor_slices(split.rows)
@@ -82,10 +86,10 @@ def make_eval(split: Split, recipe: SSDRecipe, batch_size: int) -> tf.data.Datas
     return rows.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
 
 
-def _make_reader(split: Split, recipe: SSDRecipe) -> Any:
+def _make_reader(split: Split, window_hu: tuple[float, float]) -> Any:
     """A graph function from images' indices to their windowed pixels, boxes and classes."""
     images = split.images.images
-    read_rows = make_batch_reader(images, recipe.data.window_hu)
+    read_rows = make_batch_reader(images, window_hu)
     boxes, classes = tf.constant(split.images.boxes), tf.constant(split.images.classes)
 
     def read(rows: Any) -> tuple[Any, Any, Any]:

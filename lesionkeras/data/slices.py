@@ -61,6 +61,11 @@ class Stacked:
         return np.asarray(self.parts[part][row - self.starts[part]])
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """As if it were one array."""
+        return (len(self), *self.row_shape)
+
+    @property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of a row."""
         return tuple(self.parts[0].shape[1:])

@@ -14,6 +14,24 @@ PAPER_WARNING = (
     "images of one patient, are both trained and tested on; its figures say nothing about new "
     "patients."
 )
+P2_WARNING = (
+    "This split leaks: of P2's list {} both trained on and validated on, so that the epoch it "
+    "chooses is the one that knows them best; nobody who is tested on is among them."
+)
+
+
+def describe_p2_leak(trained: Sequence[str], validated: Sequence[str]) -> str:
+    """Return the warning of P2's list where patients are trained on and validated on, or "".
+
+    Args:
+        trained: The patient of each training image.
+        validated: The patient of each validation image.
+
+    >>> describe_p2_leak(["a", "b"], ["c"])
+    ''
+    """
+    both = len(set(trained) & set(validated))
+    return P2_WARNING.format("1 patient is" if both == 1 else f"{both} patients are") * bool(both)
 
 
 def check_disjoint(splits: Mapping[str, Sequence[str]]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from lesionkeras.config import SSDRecipe
+from lesionkeras.config import DetectionRecipe
+from lesionkeras.data.box_convention import TIGHT
 from lesionkeras.data.opening import Split
 from lesionkeras.data.pipeline import make_eval
 from lesionkeras.metrics import ImageDetections, ImageTruth, evaluate_coco
+from lesionkeras.models.detector import Detector
 
 DETECT_BATCH_SIZE = 8
 
@@ -24,6 +27,7 @@ class Findings:
     detections: tuple[ImageDetections, ...]
     patients: tuple[str, ...]
     files: tuple[str, ...]
+    sizes_px: tuple[tuple[int, int], ...] = ()  # height and width
 
     def to_coco(self) -> list[dict[str, Any]]:
         """Return COCO results: an entry a detection, bbox as x, y, width, height in px."""
@@ -39,8 +43,31 @@ class Findings:
             for i, (x1, y1, x2, y2) in enumerate(found.boxes)
         ]
 
+    def to_coco_truth(self) -> dict[str, Any]:
+        """Return COCO's truth that `to_coco` belongs to; patients are numbered, not named."""
+        numbers = {name: number for number, name in enumerate(sorted(set(self.patients)))}
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for image_id, (file, truth) in enumerate(zip(self.files, self.truths, strict=True)):
+            height, width = self.sizes_px[image_id]
+            patient = f"patient {numbers[self.patients[image_id]]}"
+            entry = {"id": image_id, "file_name": file, "height": height, "width": width}
+            images.append(entry | {"patient": patient})
+            for row, (x1, y1, x2, y2) in enumerate(truth.boxes):
+                box: dict[str, Any] = {"id": len(annotations), "image_id": image_id, "iscrowd": 0}
+                box["category_id"] = int(truth.classes[row])
+                box["bbox"] = [float(v) for v in (x1, y1, x2 - x1, y2 - y1)]
+                box["area"] = float((x2 - x1) * (y2 - y1))
+                if truth.diameters_mm is not None:
+                    box["size_mm"] = float(truth.diameters_mm[row])
+                annotations.append(box)
+        ids = {box["category_id"] for box in annotations}
+        ids |= {int(c) for found in self.detections for c in found.classes} | {0}
+        categories = [{"id": i, "name": f"lesion {i}"} for i in sorted(ids)]
+        return {"images": images, "annotations": annotations, "categories": categories}
 
-def make_detector(model: Any) -> Callable[[Any], dict[str, np.ndarray]]:
+
+def make_detector(model: Detector) -> Callable[[Any], dict[str, np.ndarray]]:
     """Return a compiled function from image_unit [B, S, S, 3] to NumPy detections.
 
     It follows the model's weights: made once, it serves a run's every validation.
@@ -68,7 +95,7 @@ def compute_sizes_mm(boxes: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
 def detect_split(
     detect: Callable[[Any], dict[str, np.ndarray]],
     split: Split,
-    recipe: SSDRecipe,
+    recipe: DetectionRecipe,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """Run a detector over all examples of a split.
@@ -88,31 +115,56 @@ def detect_split(
         found = detect(image_unit)
         boxes, classes = target["boxes"].numpy(), target["classes"].numpy()
         for i, count in enumerate(found["num_detections"]):
-            image_idx = split.rows[len(truths), 0]
-            height, width = split.images.size_px[image_idx]
-            to_source = np.array([width, height, width, height]) / image_unit.shape[1]
-            sizes_mm = compute_sizes_mm(boxes[i], split.images.spacing_mm[image_idx])
-            truths.append(ImageTruth(boxes[i] * to_source, classes[i], diameters_mm=sizes_mm))
+            image_idx, copy = split.rows[len(truths)]
+            to_source = partial(split.images.to_source, image_idx)
+            if copy:  # one of P1's augmented copies: its boxes moved with it
+                sizes_mm = compute_sizes_mm(boxes[i], split.images.spacing_mm[image_idx])
+                truths.append(ImageTruth(to_source(boxes[i]), classes[i], diameters_mm=sizes_mm))
+            else:
+                truths.append(find_truth(split, image_idx))
             detections.append(
                 ImageDetections(
-                    found["boxes"][i, :count] * to_source,
+                    to_source(found["boxes"][i, :count]),
                     found["scores"][i, :count],
                     found["classes"][i, :count],
                 )
             )
         progress(len(truths), len(split.rows))
     files = tuple(split.images.files[i] for i in split.rows[:, 0])
-    return Findings(tuple(truths), tuple(detections), tuple(split.patients), files)
+    heights, widths = split.images.size_px[split.rows[:, 0]].T.tolist()
+    sizes_px = tuple(zip(heights, widths, strict=True))
+    return Findings(tuple(truths), tuple(detections), tuple(split.patients), files, sizes_px)
+
+
+def find_truth(split: Split, image_idx: int, convention: str = "") -> ImageTruth:
+    """Return the lesions of an image, in pixels of its source, with their sizes.
+
+    A lesion that the network's square does not reach is among them: it is missed.
+
+    Args:
+        split: Has the image.
+        image_idx: Row of `split.images`.
+        convention: What a box is; "": what the network was trained on.
+
+    Returns:
+        The truth; sizes are those of the lesions, not of what a convention adds to their boxes.
+    """
+    images = split.images
+    boxes, classes = images.find_truth(image_idx, convention)
+    lesions = images.find_truth(image_idx, TIGHT)[0]
+    sizes_mm = compute_sizes_mm(lesions, images.find_own_spacing_mm(image_idx))
+    return ImageTruth(boxes, classes, diameters_mm=sizes_mm)
 
 
 def make_validation(
-    split: Split | None, recipe: SSDRecipe
+    split: Split | None, recipe: DetectionRecipe, with_loss: bool = False
 ) -> Callable[[Any], dict[str, float]] | None:
     """Return a function that scores a network on the validation patients, if there are any.
 
     Args:
         split: The validation split, or None.
         recipe: Window, image size and decoding.
+        with_loss: Also of the loss and its parts, which takes a second pass over the images.
 
     Returns:
         From a network to its map50 and map50_95 (0 where nothing is found), or None.
@@ -125,6 +177,13 @@ def make_validation(
         detect = detectors.setdefault(id(model), make_detector(model))
         found = detect_split(detect, split, recipe)
         result = evaluate_coco(found.truths, found.detections)
-        return {"map50": max(result.ap50, 0.0), "map50_95": max(result.ap, 0.0)}
+        scores = {"map50": max(result.ap50, 0.0), "map50_95": max(result.ap, 0.0)}
+        if with_loss:
+            # Parts of the loss are means over batches: with batches of one size also over images.
+            sizes = range(1, DETECT_BATCH_SIZE + 1)
+            size = max(size for size in sizes if len(split.rows) % size == 0)
+            images = make_eval(split, recipe, size)
+            scores |= model.evaluate(images, verbose=0, return_dict=True)
+        return scores
 
     return validate

@@ -106,8 +106,18 @@ def resample(
     Raises:
         ValueError: There is no image.
     """
-    weights = draw_weights(patients, num_resamples, seed)
-    values = statistic(weights)
+    return to_interval(statistic(draw_weights(patients, num_resamples, seed)))
+
+
+def to_interval(values: np.ndarray) -> Interval:
+    """Computes the 95 % percentile interval of a score's resamples.
+
+    Args:
+        values: [R], NaN where a resample leaves the score undefined.
+
+    >>> to_interval(np.array([0.5, 0.5, np.nan]))
+    Interval(low=0.5, high=0.5, num_undefined=1)
+    """
     defined = values[~np.isnan(values)]
     if not defined.size:
         return Interval(float("nan"), float("nan"), len(values))

@@ -17,6 +17,7 @@ from lesionkeras.metrics.bootstrap import (
     resample,
 )
 from lesionkeras.metrics.coco import evaluate_coco
+from lesionkeras.metrics.froc_summary import evaluate_froc
 from lesionkeras.metrics.matches import (
     ClassMatches,
     ImageDetections,
@@ -29,6 +30,7 @@ from lesionkeras.metrics.operating import (
     compute_recall_by_size,
     count_by_image,
 )
+from lesionkeras.metrics.p2_protocol import evaluate_p2
 
 
 def evaluate_detections(
@@ -38,8 +40,9 @@ def evaluate_detections(
     score_threshold: float,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
+    sizes_px: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Computes P1's four scores and false positives an image, each with its interval.
+    """Computes P1's four scores, P2's and FROC, each with its interval.
 
     Args:
         truths: One an image.
@@ -49,12 +52,13 @@ def evaluate_detections(
             patients with `compute_operating_point`, never on these.
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
+        sizes_px: [N, 2], height and width of each image, for P2's error of the box.
 
     Returns:
         A dict that `json` writes without NaN (undefined is None): "precision", "recall", "map50",
         "map50_95" and "fp_per_image" as {"value", "low", "high", "num_undefined"}; "counts";
-        "coco" with pycocotools' other figures; "precision_recall_curve"; "recall_by_size"; and how
-        all of it was computed.
+        "coco" with pycocotools' other figures; "precision_recall_curve"; "recall_by_size"; "froc"
+        (see `evaluate_froc`); "p2" (see `evaluate_p2`); and how all of it was computed.
 
     Raises:
         ValueError: The sequences differ in length, or are empty.
@@ -83,6 +87,10 @@ def evaluate_detections(
             "precision": [_to_json(value) for value in precision],
         },
         "recall_by_size": compute_recall_by_size(truths, matches, score_threshold),
+        "froc": evaluate_froc(truths, detections, patients, seed, num_resamples),
+        "p2": evaluate_p2(
+            truths, detections, patients, sizes_px, score_threshold, seed, num_resamples
+        ),
     }
 
 

@@ -192,6 +192,22 @@ def compute_recall_by_size(
     return _bin_by_size(np.array(sizes), found, "mm" if in_mm else "px")
 
 
+def measure_lesions(truths: Sequence[ImageTruth]) -> tuple[np.ndarray, str]:
+    """Returns the sizes of all true boxes, image after image, and their unit.
+
+    Args:
+        truths: One an image; without `diameters_mm` in every one, sizes are in px.
+
+    >>> measure_lesions([ImageTruth(boxes=np.array([[0, 0, 20, 10]]))])
+    (array([20.]), 'px')
+    """
+    known_mm = [truth.diameters_mm for truth in truths if truth.diameters_mm is not None]
+    if len(known_mm) == len(truths):
+        return np.concatenate([np.zeros(0), *known_mm]), "mm"
+    boxes = np.concatenate([truth.boxes for truth in truths])
+    return (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0), "px"
+
+
 def _measure(truth: ImageTruth, in_mm: bool) -> np.ndarray:
     if in_mm and truth.diameters_mm is not None:
         return truth.diameters_mm

@@ -7,24 +7,49 @@ from typing import Any
 
 import keras
 
-from lesionkeras.config import ResNet50UNetConfig, SegNetConfig, SSDConfig, UNetConfig
+from lesionkeras.config import (
+    BaselineCNNConfig,
+    DetectionRecipe,
+    ResNet50UNetConfig,
+    RetinaNetConfig,
+    SegNetConfig,
+    SSDConfig,
+    UNetConfig,
+)
+from lesionkeras.models.baseline_cnn import build_baseline_cnn, check_baseline_cnn
 from lesionkeras.models.blocks import check_size, inference_model
 from lesionkeras.models.resnet50_unet import build_resnet50_unet
+from lesionkeras.models.retinanet import build_retinanet, check_retinanet
 from lesionkeras.models.segnet import build_segnet
 from lesionkeras.models.ssd import build_ssd
 from lesionkeras.models.unet import build_unet
 
-__all__ = ["BUILDERS", "build", "check_size", "inference_model"]
+__all__ = [
+    "BUILDERS",
+    "DETECTORS",
+    "build",
+    "build_detector",
+    "check_detector",
+    "check_size",
+    "inference_model",
+]
 
 BUILDERS: dict[type, Callable[[Any], keras.Model]] = {
     SSDConfig: build_ssd,
+    RetinaNetConfig: build_retinanet,
+    BaselineCNNConfig: build_baseline_cnn,
     UNetConfig: build_unet,
     SegNetConfig: build_segnet,
     ResNet50UNetConfig: build_resnet50_unet,
 }
 
 
-def build(config: SSDConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig) -> keras.Model:
+NetworkConfig = (
+    SSDConfig | RetinaNetConfig | BaselineCNNConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig
+)
+
+
+def build(config: NetworkConfig) -> keras.Model:
     """Return the network of a config with random weights.
 
     Args:
@@ -37,3 +62,46 @@ def build(config: SSDConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig) ->
         RecipeError: The config does not make a network.
     """
     return BUILDERS[type(config)](config)
+
+
+# Detectors are built from a whole recipe: their loss, matching and decoding are a part of them.
+DETECTORS: dict[type, Callable[[Any], keras.Model]] = {
+    SSDConfig: lambda recipe: build_ssd(recipe.model, recipe.match, recipe.loss, recipe.decode),
+    RetinaNetConfig: lambda recipe: build_retinanet(
+        recipe.model, recipe.match, recipe.loss, recipe.decode
+    ),
+    BaselineCNNConfig: lambda recipe: build_baseline_cnn(
+        recipe.model, recipe.data.image_size_px, recipe.decode
+    ),
+}
+# What of a recipe can be refused before anything is built or written; a detector may have none.
+CHECKS: dict[type, Callable[[Any], None]] = {
+    RetinaNetConfig: check_retinanet,
+    BaselineCNNConfig: check_baseline_cnn,
+}
+
+
+def build_detector(recipe: DetectionRecipe) -> keras.Model:
+    """Return the detector of a recipe with random weights; see `models.detector.Detector`.
+
+    Args:
+        recipe: Its `model` is a key of DETECTORS; read are what else the detector has of `match`,
+            `loss`, `decode` and `data`.
+
+    Raises:
+        RecipeError: The recipe does not make a network.
+    """
+    return DETECTORS[type(recipe.model)](recipe)
+
+
+def check_detector(recipe: DetectionRecipe) -> None:
+    """Check what makes no detector, before anything is built or written.
+
+    Args:
+        recipe: As for `build_detector`.
+
+    Raises:
+        RecipeError: Its parts do not fit together.
+    """
+    if type(recipe.model) in CHECKS:
+        CHECKS[type(recipe.model)](recipe)

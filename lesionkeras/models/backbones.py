@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
@@ -124,3 +125,20 @@ def build_resnet(name: str) -> keras.Model:
     return keras.models.clone_model(
         functional, clone_function=lambda layer: _rebuild(layer, LAST_NORMS[name])
     )
+
+
+def freeze(resnet: keras.Model, norms: bool, stages: int) -> None:
+    """Keep parts of a backbone as its weights have them.
+
+    Args:
+        resnet: From `build_resnet`.
+        norms: Whether all batch norms keep scale, offset and statistics; Keras then takes the
+            moving statistics in training too.
+        stages: How many of the four stages, from the image on, are not trained; the stem goes with
+            the first.
+    """
+    for layer in resnet.layers:
+        stack = re.match(r"v2_stack_(\d)", layer.name)
+        is_frozen = (int(stack[1]) if stack else 0) < stages
+        if is_frozen or (norms and isinstance(layer, keras.layers.BatchNormalization)):
+            layer.trainable = False

@@ -12,6 +12,7 @@ from lesionkeras.errors import RecipeError
 INPUT_SCALINGS = {
     "unit": ((4.0,) * 3, (-2.0,) * 3),  # about zero mean and unit variance for a liver window
     "none": ((1.0,) * 3, (0.0,) * 3),  # an image of zero mean and unit variance (P4, 3.2)
+    "bytes": ((255.0,) * 3, (0.0,) * 3),  # 0..255 (P2, 3)
     "imagenet_caffe": ((255.0,) * 3, (-103.939, -116.779, -123.68)),  # keras.applications, BGR
     "imagenet_torch": (  # torchvision, RGB: (x - mean) / std
         (1 / 0.229, 1 / 0.224, 1 / 0.225),

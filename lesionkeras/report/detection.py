@@ -8,27 +8,35 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import keras
 import numpy as np
 
 from lesionkeras.boxes.recall import AnchorRecall, compute_grid_recall
-from lesionkeras.config import SSDRecipe
+from lesionkeras.config import DetectionRecipe, SSDRecipe
+from lesionkeras.data.augment import find_read_window
+from lesionkeras.data.data_sets import DataSets, list_pooled
 from lesionkeras.data.opening import Split, Splits, open_splits
 from lesionkeras.data.pipeline import describe_augmentation, make_eval
 from lesionkeras.errors import RecipeError
 from lesionkeras.inference.detect import (
+    Findings,
     compute_sizes_mm,
     detect_split,
     make_detector,
     make_validation,
 )
 from lesionkeras.metrics import compute_operating_point, evaluate_detections
-from lesionkeras.models.ssd import SSD
+from lesionkeras.models import check_detector
+from lesionkeras.models.detector import Detector
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
 from lesionkeras.report.console import Counter
+from lesionkeras.report.detection_report import write_detection_report
 from lesionkeras.report.figures import MAX_EXAMPLES
-from lesionkeras.report.ssd_report import write_ssd_report
+from lesionkeras.report.further_sets import describe_further, measure_further
+from lesionkeras.report.paper_blocks import list_at_one
+from lesionkeras.report.train_scores import choose_train_images, measure_train
 from lesionkeras.serving.export import export_detector
 from lesionkeras.training.detector import train_detector
 from lesionkeras.training.log import Row
@@ -40,43 +48,50 @@ from lesionkeras.training.run import (
 )
 
 NUM_WARMUP_IMAGES = 2
+TRUTH_FILE, TRAIN_FILE = "truth.json", "train_predictions.json"
+Recipe = TypeVar("Recipe", bound=DetectionRecipe)
 
 
 @dataclass(frozen=True)
 class DetectionRun:
     """One run: its recipe as it is used, its data, and where it is written."""
 
-    recipe: SSDRecipe
+    recipe: DetectionRecipe
     splits: Splits
-    reached: AnchorRecall
+    reached: AnchorRecall | None  # None: it has no anchors
     directory: RunDirectory
 
 
-def check_start(recipe: SSDRecipe, out: Path) -> SSDRecipe:
+def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
     """Check, before any data is read or written, that a recipe can run in a folder.
 
     Args:
         recipe: As the command line gave it.
         out: The run directory; it may be missing.
+        experiment: Whose recipe it is ("ssd").
 
     Returns:
         The recipe with the input scaling that its weights want.
 
     Raises:
-        RecipeError, RunError: The weights or the folder do not fit.
+        RecipeError, RunError: The network, its weights or the folder do not fit.
     """
+    list_pooled(recipe.data)
+    find_read_window(recipe.data.window_hu, recipe.augment)
     recipe = replace(recipe, model=resolve_input_scaling(recipe.model))
-    check_out(out, recipe, "ssd")
+    check_detector(recipe)
+    check_out(out, recipe, experiment)
     return recipe
 
 
-def open_run(builder: Any, recipe: SSDRecipe, out: Path) -> DetectionRun:
+def open_run(builder: Any, recipe: DetectionRecipe, out: Path, experiment: str) -> DetectionRun:
     """Open data, count what anchors reach, and make or resume the run directory.
 
     Args:
-        builder: A prepared TFDS builder with the shared detection schema.
+        builder: A prepared TFDS builder with the shared detection schema, or `DataSets`.
         recipe: From `check_start`.
         out: The run directory.
+        experiment: Whose recipe it is ("ssd").
 
     Returns:
         The run; nothing is trained yet.
@@ -92,10 +107,9 @@ def open_run(builder: Any, recipe: SSDRecipe, out: Path) -> DetectionRun:
         print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     print(describe_augmentation(recipe.augment, splits.train.describe()["images"]))
     reached = check_anchors(splits.train, recipe)
-    environment = describe_environment(
-        find_fingerprint(builder), compute_weights_sha256(recipe.model)
-    )
-    directory = RunDirectory.open(out, recipe, "ssd", environment)
+    fingerprint = "+".join(map(find_fingerprint, DataSets.of(builder).pooled))
+    environment = describe_environment(fingerprint, compute_weights_sha256(recipe.model))
+    directory = RunDirectory.open(out, recipe, experiment, environment)
     print(f"{'Resuming' if directory.resumed else 'Run'}: {directory.path}", flush=True)
     return DetectionRun(recipe, splits, reached, directory)
 
@@ -107,13 +121,15 @@ def find_fingerprint(builder: Any) -> str:
     return named[-1] if named else str(builder.info.full_name)
 
 
-def train(run: DetectionRun) -> tuple[SSD, list[Row], int]:
+def train(run: DetectionRun) -> tuple[keras.Model, list[Row], int]:
     """Train, choosing the best epoch on validation patients; see `train_detector`."""
-    validate = make_validation(run.splits.validation, run.recipe)
+    # P2's Figure 6 is of validation losses; P1's Figure 5 has none.
+    with_loss = not isinstance(run.recipe, SSDRecipe)
+    validate = make_validation(run.splits.validation, run.recipe, with_loss)
     return train_detector(run.recipe, run.splits, run.directory, validate)
 
 
-def check_search(builder: Any, recipe: SSDRecipe) -> None:
+def check_search(builder: Any, recipe: DetectionRecipe) -> None:
     """Check, before anything of a search is written, what would fail every one of its trials.
 
     Args:
@@ -140,7 +156,9 @@ def check_search(builder: Any, recipe: SSDRecipe) -> None:
         )
 
 
-def train_and_validate(builder: Any, recipe: SSDRecipe, out: Path) -> dict[str, float]:
+def train_and_validate(
+    builder: Any, recipe: DetectionRecipe, out: Path, experiment: str
+) -> dict[str, float]:
     """Train a trial of a search and score its best epoch on validation patients.
 
     The weights are then deleted: half a gigabyte a trial, and the winner is a recipe.
@@ -149,18 +167,19 @@ def train_and_validate(builder: Any, recipe: SSDRecipe, out: Path) -> dict[str, 
         builder: As for `open_run`.
         recipe: Of the trial, one that `check_search` took.
         out: The trial's run directory.
+        experiment: Whose recipe it is ("ssd").
 
     Returns:
         val_map50 of the best epoch.
     """
-    run = open_run(builder, check_start(recipe, out), out)
+    run = open_run(builder, check_start(recipe, out, experiment), out, experiment)
     _, rows, best_epoch = train(run)
     for path in (run.directory.model, run.directory.best, run.directory.last):
         path.unlink(missing_ok=True)
     return {"val_map50": rows[best_epoch - 1]["val_map50"]}
 
 
-def check_anchors(split: Split, recipe: SSDRecipe) -> AnchorRecall:
+def check_anchors(split: Split, recipe: DetectionRecipe) -> AnchorRecall | None:
     """Count which training boxes some anchor reaches at IoU .5, and say so where it is too few.
 
     Args:
@@ -168,22 +187,28 @@ def check_anchors(split: Split, recipe: SSDRecipe) -> AnchorRecall:
         recipe: Anchors and image size.
 
     Returns:
-        The share reached, by lesion size in mm.
+        The share reached, by lesion size in mm; None where the detector has no anchors.
     """
+    anchors = getattr(recipe.model, "anchors", None)
+    if anchors is None:
+        return None
     images = split.images
     used = np.unique(split.rows[:, 0])
     boxes = [images.real_boxes(i) for i in used]
     sizes = [compute_sizes_mm(b, images.spacing_mm[i]) for b, i in zip(boxes, used, strict=True)]
     side = recipe.data.image_size_px
-    reached = compute_grid_recall(boxes, np.concatenate(sizes), recipe.model.anchors, (side, side))
+    reached = compute_grid_recall(boxes, np.concatenate(sizes), anchors, (side, side))
     print(f"Anchors reach {reached.share:.1%} of {reached.num_boxes} training boxes at IoU 0.5")
     if reached.warning:
         print(f"Warning: {reached.warning}")
     return reached
 
 
-def measure(run: DetectionRun, model: SSD, best_epoch: int) -> dict[str, Any]:
+def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, Any]:
     """Measure a trained detector on the test split and write predictions.json and metrics.json.
+
+    Beside them lie truth.json, with which `evaluate` scores the predictions again, and the
+    detections on some training images, for the report.
 
     The score threshold of precision and recall is chosen on validation patients, or on the training
     images where no patient was held out; on test images only under P1's split, which has no others.
@@ -205,9 +230,22 @@ def measure(run: DetectionRun, model: SSD, best_epoch: int) -> dict[str, Any]:
     with Counter("Testing") as progress:
         found = detect_split(detect, splits.test, recipe, progress)
     write_json(run.directory.predictions, found.to_coco())
-    metrics = evaluate_detections(
-        found.truths, found.detections, found.patients, threshold, seed=recipe.train.seed
-    )
+    write_json(run.directory.predictions.with_name(TRUTH_FILE), found.to_coco_truth())
+
+    def evaluate(seen: Findings) -> dict[str, Any]:
+        return evaluate_detections(
+            seen.truths,
+            seen.detections,
+            seen.patients,
+            threshold,
+            seed=recipe.train.seed,
+            sizes_px=np.array(seen.sizes_px).reshape(-1, 2),
+        )
+
+    metrics = evaluate(found)
+    metrics |= measure_further(detect, splits, recipe, run.directory, found, evaluate)
+    metrics["train"], seen = measure_train(detect, splits.train, recipe, evaluate)
+    write_json(run.directory.predictions.with_name(TRAIN_FILE), seen)
     metrics |= {
         "best_epoch": best_epoch,
         "splits": splits.describe(),
@@ -219,7 +257,7 @@ def measure(run: DetectionRun, model: SSD, best_epoch: int) -> dict[str, Any]:
 
 
 def write_report(run: DetectionRun, log_rows: list[Row], metrics: dict[str, Any]) -> Path:
-    """Write report.html from what the run has written, with test images as pictures.
+    """Write report.html from what the run has written, with test and training images as pictures.
 
     Args:
         run: The run.
@@ -233,18 +271,26 @@ def write_report(run: DetectionRun, log_rows: list[Row], metrics: dict[str, Any]
     record = json.loads(directory.recipe_json.read_text(encoding="utf-8"))
     predictions = json.loads(directory.predictions.read_text(encoding="utf-8"))
     examples = choose_examples(run.splits.test, run.recipe, predictions)
-    return write_ssd_report(directory.path, record, log_rows, metrics, run.reached, examples)
+    seen = json.loads((directory.path / TRAIN_FILE).read_text(encoding="utf-8"))
+    train_examples = choose_examples(choose_train_images(run.splits.train), run.recipe, seen, 8)
+    return write_detection_report(
+        directory.path, record, log_rows, metrics, run.reached, examples, train_examples
+    )
 
 
 def choose_examples(
-    split: Split, recipe: SSDRecipe, predictions: list[dict[str, Any]]
+    split: Split,
+    recipe: DetectionRecipe,
+    predictions: list[dict[str, Any]],
+    count: int = MAX_EXAMPLES,
 ) -> list[dict[str, Any]]:
-    """Return test images for P1's Figure 6, spread evenly over the split, with lesions first.
+    """Return images for P1's Figure 6, spread evenly over the split, with lesions first.
 
     Args:
-        split: The test split.
+        split: The test split, or some training images.
         recipe: Window and image size.
-        predictions: Entries of predictions.json.
+        predictions: COCO results of the split.
+        count: At most as many.
 
     Returns:
         Dicts as `report.figures.draw_examples` takes them, boxes in px of the network's input.
@@ -252,14 +298,12 @@ def choose_examples(
     has_lesion = (split.images.classes[split.rows[:, 0]] >= 0).any(axis=1)
     order = [*np.flatnonzero(has_lesion), *np.flatnonzero(~has_lesion)]
     with_lesion = max(int(has_lesion.sum()), 1)
-    step = max(with_lesion // MAX_EXAMPLES, 1)
-    chosen = sorted(order[::step][:MAX_EXAMPLES])
+    step = max(with_lesion // count, 1)
+    chosen = sorted(order[::step][:count])
     shown = Split(split.images, split.rows[chosen])
     examples = []
     for number, (image_unit, target) in zip(chosen, make_eval(shown, recipe, 1), strict=True):
         image_idx = split.rows[number, 0]
-        height, width = split.images.size_px[image_idx]
-        shrink = recipe.data.image_size_px / np.array([width, height, width, height])
         own = [p for p in predictions if p["image_id"] == number]
         boxes = np.array([p["bbox"] for p in own]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -268,7 +312,7 @@ def choose_examples(
             {
                 "image_unit": image_unit[0].numpy(),
                 "truth": target["boxes"][0].numpy()[real],
-                "boxes": boxes * shrink,
+                "boxes": split.images.from_source(image_idx, boxes),
                 "scores": np.array([p["score"] for p in own]),
                 "title": split.images.files[image_idx],
             }
@@ -276,7 +320,7 @@ def choose_examples(
     return examples
 
 
-def export(run: DetectionRun, model: SSD, metrics: dict[str, Any]) -> Path:
+def export(run: DetectionRun, model: Detector, metrics: dict[str, Any]) -> Path:
     """Write export/1 with the run's operating threshold; warm-up images are noise, not patients.
 
     Args:
@@ -287,7 +331,9 @@ def export(run: DetectionRun, model: SSD, metrics: dict[str, Any]) -> Path:
     Returns:
         The export's folder.
     """
-    height, width = run.splits.train.images.size_px[0]
+    images = run.splits.train.images
+    height, width = images.size_px[0]
+    y, x = images.find_own_spacing_mm(0)
     shape = (NUM_WARMUP_IMAGES, int(height), int(width), 3)
     warmup_hu = np.random.default_rng(0).normal(60.0, 30.0, shape).astype(np.int16)
     scores = {key: metrics[key] for key in ("map50", "map50_95", "precision", "recall")}
@@ -297,6 +343,7 @@ def export(run: DetectionRun, model: SSD, metrics: dict[str, Any]) -> Path:
         run.directory.export.parent,
         operating_threshold=metrics["score_threshold"],
         warmup_hu=warmup_hu,
+        warmup_spacing_mm=(float(y), float(x)),
         metadata={"scores": scores, "data": run.recipe.data.name},
     )
 
@@ -306,6 +353,8 @@ def print_summary(run: DetectionRun, metrics: dict[str, Any]) -> None:
     directory, counts = run.directory, metrics["counts"]
     print(f"Run: {directory.path}\nReport: {directory.report}\nExport: {directory.export}")
     names = {"map50": "mAP50", "map50_95": "mAP50-95", "precision": "precision", "recall": "recall"}
+    for line in describe_further(metrics):
+        print(line)
 
     def tell(key: str) -> str:
         value, low, high = (metrics[key][part] for part in ("value", "low", "high"))
@@ -314,5 +363,7 @@ def print_summary(run: DetectionRun, metrics: dict[str, Any]) -> None:
         interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
         return f"{names[key]} {value:.3f}{interval}"
 
+    froc = ", ".join(f"{label} {text}" for label, text in list_at_one(metrics["froc"]))
+    print(f"Sensitivity at 1 false positive an image: {froc}")
     measured = f"{counts['images']} test images of {counts['patients']} patients"
     print("Score: " + ", ".join(tell(key) for key in names) + f" on {measured}")

@@ -131,8 +131,8 @@ def write_evaluation(folder: Path, protocol: str, evaluation: Evaluation) -> dic
     columns = ["case", "patient", *(f.name for f in fields(Lesion) if f.name != "centroid_zyx")]
     columns += ["centroid_k", "centroid_j", "centroid_i"]
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(folder / CASES_FILE, list(case_rows[0]), case_rows)
-    _write_csv(folder / LESIONS_FILE, columns, lesion_rows)
+    write_csv(folder / CASES_FILE, list(case_rows[0]), case_rows)
+    write_csv(folder / LESIONS_FILE, columns, lesion_rows)
     write_json(
         folder / SCORES_FILE,
         {
@@ -151,8 +151,14 @@ def write_evaluation(folder: Path, protocol: str, evaluation: Evaluation) -> dic
     return summary
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows; what does not exist is an empty cell."""
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows; what does not exist is an empty cell.
+
+    Args:
+        path: The file.
+        columns: Their names, in order.
+        rows: Column to value.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -162,7 +168,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
 
 def _is_missing(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _list_differences(cases: Sequence[ScoredCase]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lesionkeras.recipe import flatten_tree, format_value
 from lesionkeras.report import segmentation_figures as figures
+from lesionkeras.report.detection_report import describe_software
 from lesionkeras.report.page import (
     Block,
     Notice,
@@ -31,8 +32,8 @@ from lesionkeras.report.segmentation_blocks import (
     format_figure,
     format_interval,
 )
-from lesionkeras.report.segmentation_tables import P4_RECIPE, P5_RECIPE, agrees_with
-from lesionkeras.report.ssd_report import describe_software
+from lesionkeras.report.segmentation_tables import P4_RECIPE, P5_RECIPE
+from lesionkeras.report.tables import agrees_with
 from lesionkeras.training.run import write_bytes
 
 NETWORKS = {"unet": "U-Net", "segnet": "SegNet", "resnet50_unet": "ResNet50-UNet"}

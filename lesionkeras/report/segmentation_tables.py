@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lesionkeras.report.tables import PaperValue
 
@@ -87,25 +85,6 @@ P5_RECIPE: dict[str, PaperValue] = {
     "train.epochs": PaperValue((20,), "20", "3.4"),
     "train.batch_size": PaperValue((16,), "16", "3.4"),
 }
-
-
-def agrees_with(paper: Mapping[str, PaperValue], path: str, value: Any) -> bool | None:
-    """Tells whether a recipe value is a paper's.
-
-    Args:
-        paper: P4_RECIPE or P5_RECIPE.
-        path: Of the field.
-        value: As in the recipe or in its JSON (a list for a tuple).
-
-    Returns:
-        None where the paper does not say.
-
-    >>> agrees_with(P5_RECIPE, "train.epochs", 20), agrees_with(P4_RECIPE, "train.epochs", 20)
-    (True, None)
-    """
-    if path not in paper:
-        return None
-    return (tuple(value) if isinstance(value, list) else value) in paper[path].values
 
 
 def name_score(key: str) -> str:

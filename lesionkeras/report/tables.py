@@ -1,7 +1,8 @@
-"""P1's printed figures and settings, as literal data with their places in the paper."""
+"""Printed figures and settings of P1 and P2, as literal data with their places in the papers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ SCORES = (
 
 @dataclass(frozen=True)
 class PaperValue:
-    """What P1 says of a recipe field: the values that agree with it, its words, their place."""
+    """What a paper says of a recipe field: values that agree with it, its words, their place."""
 
     values: tuple[Any, ...]
     said: str
@@ -72,20 +73,81 @@ P1_RECIPE: dict[str, PaperValue] = {
 }
 
 
-def agrees_with_p1(path: str, value: Any) -> bool | None:
-    """Tells whether a recipe value is P1's.
+P2_SOURCE = (
+    "Aluko, Hari and Yakubenko, Liver Lesion Localization using Deep Convolutional Neural Networks"
+)
+
+
+@dataclass(frozen=True)
+class P2Row:
+    """A row of P2's Figure 3, or its Faster R-CNN (5.2); None where P2 gives nothing.
+
+    `box_mse` is of coordinates as shares of the image, it seems: in pixels .00077 would be exact.
+    """
+
+    name: str
+    split: str
+    box_mse: float | None
+    sensitivity: float
+    false_share: float | None
+    fp_per_image: float | None
+
+
+P2_FIGURE_3 = (
+    P2Row("P2: baseline", "train", 0.00077, 0.96, None, None),
+    P2Row("P2: baseline", "test", 0.065, 0.069, None, None),
+    P2Row("P2: baseline and VGG16", "train", 0.0025, 0.79, None, None),
+    P2Row("P2: baseline and VGG16", "test", 0.067, 0.079, None, None),
+    P2Row("P2: Faster R-CNN", "test", None, 0.50, 0.67, 1.1),  # 5.2 and 6
+)
+# Name, false positives an image, sensitivity; all of DeepLesion's liver lesions.
+P2_FROC_POINTS = (
+    ("P2: Faster R-CNN (liver)", 1.1, 0.50),  # 6
+    ("Yan 2018, as P2 reads it, 1 FP", 1.0, 0.675),  # "65-70% sensitivity with 1 false positive"
+    ("Yan 2018, as P2 reads it, 10 FP", 10.0, 0.90),  # "approximately 90% ... with 10"
+)
+
+P2_ONE_BOX_RECIPE: dict[str, PaperValue] = {
+    "data.image_size_px": PaperValue((512,), "512x512x3", "3"),
+    "optimizer.name": PaperValue(("adam",), "Adam", "4.1.1"),
+    "optimizer.learning_rate": PaperValue((0.003, 0.0001), "0.003; with VGG16 0.0001", "5.1.1"),
+    "train.batch_size": PaperValue((8, 1), "8; with VGG16 1", "5.1.1"),
+    "train.epochs": PaperValue((150, 70), "150; with VGG16 70", "5.1.3"),
+    "model.dropout": PaperValue((0.0, 0.05), "none; with VGG16 0.05", "4.1.2 and 5.1.1"),
+    "model.vgg_block": PaperValue((2, 3, 4), "block 2, 3 or 4", "4.2"),
+}
+P2_FASTER_RCNN_RECIPE: dict[str, PaperValue] = {
+    "data.image_size_px": PaperValue((512,), "512x512x3", "3"),
+    "model.backbone": PaperValue(("resnet50",), "ResNet50", "5.2"),
+    "model.anchors.ratios": PaperValue(((0.5, 1.0, 2.0),), "1:2, 1:1 and 2:1", "5.2"),
+    "match.rpn.positive_iou": PaperValue((0.7,), "IoU above 0.7", "4.3"),
+    "train.epochs": PaperValue((150,), "150", "5.2"),
+}
+# Experiment to the paper that it follows and what that says of its fields.
+PAPER_RECIPES: dict[str, tuple[str, dict[str, PaperValue]]] = {
+    "ssd": ("P1", P1_RECIPE),
+    "baseline_cnn": ("P2", P2_ONE_BOX_RECIPE),
+    "faster_rcnn": ("P2", P2_FASTER_RCNN_RECIPE),
+}
+
+
+def agrees_with(said: Mapping[str, PaperValue], path: str, value: Any) -> bool | None:
+    """Tells whether a recipe value is the paper's.
 
     Args:
+        said: What the paper says of fields.
         path: Of the field.
         value: As in the recipe or in its JSON (a list for a tuple).
 
     Returns:
-        None where P1 does not say.
+        None where the paper does not say.
 
-    >>> agrees_with_p1("augment.gamma", [0.5, 2.0]), agrees_with_p1("optimizer.name", "adamw")
-    (True, False)
+    >>> agrees_with(P1_RECIPE, "augment.gamma", [0.5, 2.0])
+    True
+    >>> agrees_with(P1_RECIPE, "optimizer.name", "adamw")
+    False
     """
-    if path not in P1_RECIPE:
+    if path not in said:
         return None
     plain = tuple(value) if isinstance(value, list) else value
-    return plain in P1_RECIPE[path].values
+    return plain in said[path].values

@@ -29,6 +29,12 @@ HU_INPUT: dict[str, dict[str, Any]] = {
         "meaning": "[batch, height, width, (previous, key, next slice)], any size",
     }
 }
+SPACING_INPUT: dict[str, Any] = {
+    "dtype": "float32",
+    "shape": [None, 2],
+    "unit": "mm",
+    "meaning": "height and width of a pixel of each image",
+}
 PNG_INPUT: dict[str, dict[str, Any]] = {
     "png": {
         "dtype": "string",
@@ -40,11 +46,12 @@ PNG_INPUT: dict[str, dict[str, Any]] = {
 }
 
 
-def describe_signatures(max_detections: int) -> dict[str, Signature]:
+def describe_signatures(max_detections: int, has_spacing: bool = False) -> dict[str, Signature]:
     """Returns the inputs and outputs of an exported detector, signature by signature.
 
     Args:
         max_detections: Rows of every output, padding included.
+        has_spacing: Whether the network sees a common size of pixels, so that theirs is asked for.
 
     Returns:
         signature -> "inputs" or "outputs" -> name -> dtype, shape (None: any), unit, meaning.
@@ -78,18 +85,13 @@ def describe_signatures(max_detections: int) -> dict[str, Signature]:
             "meaning": "rows of each image that are detections",
         },
     }
+    further = {"spacing_mm": SPACING_INPUT} if has_spacing else {}
     return {
-        "serving_default": {"inputs": dict(HU_INPUT), "outputs": outputs},
-        "serving_png": {"inputs": dict(PNG_INPUT), "outputs": outputs},
+        "serving_default": {"inputs": {**HU_INPUT, **further}, "outputs": outputs},
+        "serving_png": {"inputs": {**PNG_INPUT, **further}, "outputs": outputs},
     }
 
 
-SPACING_INPUT: dict[str, Any] = {
-    "dtype": "float32",
-    "shape": [None, 2],
-    "unit": "mm",
-    "meaning": "height and width of a pixel of each image",
-}
 MASK_OUTPUT: dict[str, dict[str, Any]] = {
     "mask": {
         "dtype": "uint8",

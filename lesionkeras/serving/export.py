@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesionkeras.config import SSDRecipe
-from lesionkeras.ct.window import resize_hu_graph, window_graph
+from lesionkeras.config import DetectionRecipe
+from lesionkeras.ct.window import window_graph
 from lesionkeras.errors import ExportError
+from lesionkeras.models.detector import Detector
 from lesionkeras.recipe import digest
 from lesionkeras.serving.contract import describe_signatures
+from lesionkeras.serving.placing import find_resized_px, place_slices, take_boxes_back
 from lesionkeras.serving.png import decode_png_graph, encode_stored_png
 from lesionkeras.serving.saved_model import check_warmup, pad_empty_batch, write_export
 
@@ -26,20 +28,14 @@ if TYPE_CHECKING:
 NUM_SLICES = 3  # previous, key and next slice
 
 
-class Detector(Protocol):
-    """A keras.Model that decodes its own outputs, such as `models.ssd.SSD`."""
-
-    def detect(self, image_unit: Any) -> dict[str, Any]:
-        """Maps float32 [B, S, S, 3] to boxes (px of S), scores, classes and num_detections."""
-
-
 def export_detector(
     model: Detector,
-    recipe: SSDRecipe,
+    recipe: DetectionRecipe,
     out_dir: Path,
     *,
     operating_threshold: float,
     warmup_hu: np.ndarray,
+    warmup_spacing_mm: tuple[float, float] = (1.0, 1.0),
     labels: tuple[str, ...] = ("lesion",),
     metadata: dict[str, Any] | None = None,
 ) -> Path:
@@ -47,7 +43,8 @@ def export_detector(
 
     Signature `serving_default` takes `image_hu`, int16 [B, H, W, 3] of any size; `serving_png`
     takes `png`, string [B, 3].  Both give what `contract.describe_signatures` says; a batch of
-    none gives outputs of no rows.
+    none gives outputs of no rows.  Where the recipe has a `data.pixel_mm`, both also take
+    `spacing_mm`, float32 [B, 2]: height and width of a pixel.
 
     Args:
         model: The trained network; under mixed precision it also runs so when served.
@@ -55,6 +52,7 @@ def export_detector(
         out_dir: Folder of all versions, for example `runs/NAME/export`.
         operating_threshold: Score from which a user should look at a box, 0..1; only recorded.
         warmup_hu: int16 [B, H, W, 3] of a typical size, HU; run by the server when it loads.
+        warmup_spacing_mm: y and x of their pixels; read where spacing is asked for.
         labels: Names of the lesion classes, by class number.
         metadata: JSON values to record: git commit, data set, score.
 
@@ -77,16 +75,19 @@ def export_detector(
         "labels": list(labels),
         "operating_threshold": float(operating_threshold),
         "image_size_px": recipe.data.image_size_px,
+        "pixel_mm": recipe.data.pixel_mm,
         "window_hu": list(recipe.data.window_hu),
+        "box_convention": recipe.data.box_convention,
         "decode": dataclasses.asdict(recipe.decode),
-        "signatures": describe_signatures(recipe.decode.max_detections),
+        "signatures": describe_signatures(recipe.decode.max_detections, bool(recipe.data.pixel_mm)),
         "metadata": metadata or {},
     }
     functions = make_serving_functions(model, recipe)
-    return write_export(out_dir, recipe.name, functions, make_warmup_requests(warmup_hu), promises)
+    requests = make_warmup_requests(warmup_hu, warmup_spacing_mm if recipe.data.pixel_mm else None)
+    return write_export(out_dir, recipe.name, functions, requests, promises)
 
 
-def make_serving_functions(model: Detector, recipe: SSDRecipe) -> dict[str, Any]:
+def make_serving_functions(model: Detector, recipe: DetectionRecipe) -> dict[str, Any]:
     """Returns the two serving functions, by signature, as plain functions of tensors.
 
     Args:
@@ -98,19 +99,22 @@ def make_serving_functions(model: Detector, recipe: SSDRecipe) -> dict[str, Any]
     """
     import tensorflow as tf
 
-    side_px, rows = recipe.data.image_size_px, recipe.decode.max_detections
+    data, rows = recipe.data, recipe.decode.max_detections
+    specs = [tf.TensorSpec([None, None, None, NUM_SLICES], tf.int16)]
+    specs += [tf.TensorSpec([None, 2], tf.float32)] * bool(data.pixel_mm)
 
     # One traced function for both signatures: the network stands in the graph once.
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.int16)], autograph=False)
-    def detect_hu(image_hu: tf.Tensor) -> dict[str, tf.Tensor]:
-        resized_hu = resize_hu_graph(image_hu, (side_px, side_px))
-        resized_hu = pad_empty_batch(resized_hu)
-        found = model.detect(window_graph(resized_hu, recipe.data.window_hu))
+    @tf.function(input_signature=specs, autograph=False)
+    def detect_hu(image_hu: tf.Tensor, spacing_mm: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        size_px = tf.shape(image_hu)[1:3]
+        resized_px = find_resized_px(size_px, spacing_mm, data.pixel_mm)
+        square_hu = pad_empty_batch(place_slices(image_hu, resized_px, data.image_size_px))
+        found = model.detect(window_graph(square_hu, data.window_hu))
         found = {name: tensor[: tf.shape(image_hu)[0]] for name, tensor in found.items()}
-        size_px = tf.cast(tf.shape(image_hu)[1:3], tf.float32)  # height, width
-        scale = tf.stack([size_px[1], size_px[0], size_px[1], size_px[0]]) / float(side_px)
+        boxes = tf.cast(found["boxes"], tf.float32)
+        boxes = take_boxes_back(boxes, resized_px, size_px, data.image_size_px)
         return {
-            "boxes": tf.ensure_shape(tf.cast(found["boxes"], tf.float32) * scale, [None, rows, 4]),
+            "boxes": tf.ensure_shape(boxes, [None, rows, 4]),
             "scores": tf.ensure_shape(tf.cast(found["scores"], tf.float32), [None, rows]),
             "classes": tf.ensure_shape(tf.cast(found["classes"], tf.int32), [None, rows]),
             "num_detections": tf.ensure_shape(tf.cast(found["num_detections"], tf.int32), [None]),
@@ -118,21 +122,30 @@ def make_serving_functions(model: Detector, recipe: SSDRecipe) -> dict[str, Any]
 
     return {
         "serving_default": detect_hu,
-        "serving_png": lambda png: detect_hu(decode_png_graph(png)),
+        "serving_png": lambda png, *spacing_mm: detect_hu(decode_png_graph(png), *spacing_mm),
     }
 
 
-def make_warmup_requests(warmup_hu: np.ndarray) -> list[tuple[str, dict[str, np.ndarray]]]:
+def make_warmup_requests(
+    warmup_hu: np.ndarray, spacing_mm: tuple[float, float] | None = None
+) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Makes the requests that a server runs when it loads: one image, the batch, one as PNG.
 
     Args:
         warmup_hu: int16 [B, H, W, 3], HU.
+        spacing_mm: y and x of a pixel, or None where it is not asked for.
 
     Returns:
         (signature, inputs) of each request.
     """
+
+    def add_spacing(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+        if spacing_mm is None:
+            return {name: rows}
+        return {name: rows, "spacing_mm": np.array([spacing_mm] * len(rows), np.float32)}
+
     png = [encode_stored_png(warmup_hu[0, ..., i]) for i in range(NUM_SLICES)]
-    requests = [("serving_default", {"image_hu": warmup_hu[:1]})]
+    requests = [("serving_default", add_spacing("image_hu", warmup_hu[:1]))]
     if len(warmup_hu) > 1:
-        requests.append(("serving_default", {"image_hu": warmup_hu}))
-    return [*requests, ("serving_png", {"png": np.array([png], object)})]
+        requests.append(("serving_default", add_spacing("image_hu", warmup_hu)))
+    return [*requests, ("serving_png", add_spacing("png", np.array([png], object)))]

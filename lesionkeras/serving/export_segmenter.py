@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesionkeras.config import SegmentationRecipe
-from lesionkeras.ct.grid import place_hu_graph
 from lesionkeras.ct.window import standardise_graph, window_graph
 from lesionkeras.errors import ExportError
 from lesionkeras.models.probabilities import predict_probabilities
 from lesionkeras.recipe import digest
 from lesionkeras.serving.contract import describe_segmentation_signatures
+from lesionkeras.serving.placing import find_resized_px, place_slices
 from lesionkeras.serving.png import decode_png_graph, encode_mask_png_graph, encode_stored_png
 from lesionkeras.serving.saved_model import check_warmup, pad_empty_batch, write_export
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 LABELS = ("background", "liver", "tumour")  # by mask value
-# Beyond these a spacing is another quantity, and a resize by it would take a server's memory.
-SPACING_LIMITS_MM = (0.05, 10.0)
 
 
 def export_segmenter(
@@ -110,8 +108,8 @@ def make_serving_functions(model: Any, recipe: SegmentationRecipe) -> dict[str, 
     @tf.function(input_signature=specs, autograph=False)
     def segment_hu(image_hu: tf.Tensor, spacing_mm: tf.Tensor | None = None) -> tf.Tensor:
         size_px = tf.shape(image_hu)[1:3]
-        resized_px = _find_resized_px(size_px, spacing_mm, data.pixel_mm)
-        square_hu = _place(image_hu, resized_px, data.image_size_px)
+        resized_px = find_resized_px(size_px, spacing_mm, data.pixel_mm)
+        square_hu = place_slices(image_hu, resized_px, data.image_size_px)
         image = window_graph(pad_empty_batch(square_hu), data.window_hu)
         if data.normalisation == "standardise":
             image = standardise_graph(image)
@@ -180,36 +178,6 @@ def _check_network(model: Any, recipe: SegmentationRecipe) -> None:
 def _name_found(model: Any, recipe: SegmentationRecipe) -> list[str]:
     is_binary = model.outputs[0].shape[-1] == 1
     return [recipe.loss.target] if is_binary else ["liver", "tumour"]
-
-
-def _find_resized_px(size_px: Any, spacing_mm: Any, pixel_mm: float) -> Any:
-    """Rows and columns of each image after the resize, int32 [B, 2]; None: all fill the square."""
-    import tensorflow as tf
-
-    if not pixel_mm:
-        return None
-    low, high = SPACING_LIMITS_MM
-    is_sane = tf.debugging.Assert(
-        tf.reduce_all((spacing_mm >= low) & (spacing_mm <= high)),
-        [f"spacing_mm must be millimetres of a pixel, {low} to {high}; found:", spacing_mm],
-    )
-    with tf.control_dependencies([is_sane]):
-        wanted = tf.cast(size_px, tf.float64) * tf.cast(spacing_mm, tf.float64) / pixel_mm
-    return tf.maximum(1, tf.cast(tf.round(wanted), tf.int32))  # half to even, as Python's
-
-
-def _place(image_hu: Any, resized_px: Any, side_px: int) -> Any:
-    """Bring slices [B, H, W, C] onto the square."""
-    import tensorflow as tf
-
-    if resized_px is None:
-        return place_hu_graph(image_hu, (side_px, side_px), side_px)
-    placed = tf.map_fn(
-        lambda row: place_hu_graph(row[0], row[1], side_px),
-        (pad_empty_batch(image_hu), pad_empty_batch(resized_px, 1)),
-        fn_output_signature=tf.TensorSpec([side_px, side_px, image_hu.shape[-1]], tf.int16),
-    )
-    return placed[: tf.shape(image_hu)[0]]
 
 
 def _to_slices(probabilities: Any, resized_px: Any, size_px: Any) -> Any:

@@ -158,7 +158,7 @@ class Recorder(keras.callbacks.Callback):
         state = self._state
         row: Row = {"epoch": epoch + 1} | {k: float(v) for k, v in (logs or {}).items()}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
-        if isinstance(self._train, SegmentationTrainConfig):
+        if isinstance(self._train, SegmentationTrainConfig) or self._train.cpu_budget_s:
             row["cpu_seconds"] = round(state.cpu_s, 3)  # of all epochs so far
         state.epoch, state.step = epoch + 1, state.step + self._steps
         with averaged_weights(self.model):

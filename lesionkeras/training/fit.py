@@ -72,42 +72,43 @@ def fit(
     monitor: str = "val_map50",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     total_epochs: int = 0,
+    total_budget_s: float = 0.0,
 ) -> list[Row]:
     """Trains to the recipe's last epoch or to the end of its budget, from wherever the run stands.
 
     Args:
         model: From `compile_model`; its logs hold `loss` and its parts.
         recipe: The run's recipe.
-        run: The run directory; log, event file and checkpoints are written there each epoch.
-        make_train: Takes the epoch to start at (from 0) and gives an endless stream of batches,
-            the same ones whenever it is asked.
+        run: Where log, event file and checkpoints are written each epoch.
+        make_train: Gives an endless stream of batches, always the same, from an epoch (0..) on.
         steps_per_epoch: Batches of an epoch.
         validate: Computes scores, every `validate_every_epochs` and after the last epoch.
-        monitor: The score (with val_) whose highest value is the best epoch; a later epoch wins a
-            tie.  Without validation the last epoch is the best.
-        callbacks: Further ones of the caller; they run after an epoch is on disk.
-        total_epochs: Of the whole run, for the estimate, where this recipe is one phase of it.
+        monitor: The score (with val_) whose highest value is the best epoch, the later of equals;
+            without validation the last epoch is the best.
+        callbacks: Of the caller; they run after an epoch is on disk.
+        total_epochs: Of the whole run, for the estimate, where this recipe is a phase of it.
+        total_budget_s: Likewise, for the learning rate.
 
     Returns:
         The rows of log.csv, those of earlier sittings included.
 
     Raises:
         RunError: The loss or a weight is not finite (its batch is saved), the stream ended, the
-            validation lacks the monitored score, or the checkpoint is of another network.
+            validation lacks the monitored score, or the checkpoint is another network's.
     """
     state, budget_s = read_last(run, model) or TrainingState(), find_budget_s(recipe)
+    epochs = recipe.train.epochs or ENDLESS_EPOCHS * bool(budget_s)
     write_log(run.log_csv, state.rows)
-    epochs = recipe.train.epochs or (ENDLESS_EPOCHS if budget_s else 0)
     if state.epoch >= epochs or (budget_s and state.cpu_s >= budget_s):
         return state.rows
-    clock = CpuClock(state, recipe.optimizer, budget_s, recipe.train.epochs * steps_per_epoch)
+    steps = recipe.train.epochs * steps_per_epoch
+    clock = CpuClock(state, recipe.optimizer, budget_s, steps, total_budget_s)
     share = (lambda: clock.share) if budget_s else None
     progress = Progress(total_epochs or epochs, steps_per_epoch, monitor, share=share)
-    scalars = ScalarWriter(run.tensorboard, state.rows)
     guard = FiniteGuard(run, make_train, steps_per_epoch, progress.show_step)
-    tell = (scalars.write, progress.show_epoch)
-    recorder = Recorder(run, state, recipe.train, validate, monitor, tell)
-    plateau = PlateauRate(state, recipe.optimizer)
+    scalars = ScalarWriter(run.tensorboard, state.rows)
+    told = (scalars.write, progress.show_epoch)
+    recorder = Recorder(run, state, recipe.train, validate, monitor, told)
     model.train_function = None  # traced anew: a second shape would make sizes unknown, not static
     with closing(progress), closing(scalars):
         model.fit(
@@ -117,7 +118,7 @@ def fit(
             steps_per_epoch=steps_per_epoch,
             shuffle=False,  # the stream has its own order; True would only warn
             verbose=0,
-            callbacks=[guard, clock, recorder, plateau, *callbacks],
+            callbacks=[guard, clock, recorder, PlateauRate(state, recipe.optimizer), *callbacks],
         )
     return state.rows
 

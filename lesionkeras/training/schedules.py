@@ -24,6 +24,7 @@ class CpuClock(keras.callbacks.Callback):
         optimizer: Of the recipe.
         budget_s: 0 only counts.
         total_steps: Steps that end the run if the budget does not; 0: none do.
+        whole_s: Budget of the whole run, where `budget_s` ends a phase of it; 0: it is the whole.
         clock: Gives the seconds; the process's on all cores.
     """
 
@@ -33,9 +34,11 @@ class CpuClock(keras.callbacks.Callback):
         optimizer: OptimizerConfig,
         budget_s: float,
         total_steps: int = 0,
+        whole_s: float = 0.0,
         clock: Callable[[], float] = time.process_time,
     ) -> None:
         super().__init__()
+        self._whole_s = whole_s or budget_s
         self._state, self._config, self._budget_s = state, optimizer, budget_s
         self._total_steps, self._batch = total_steps, 0
         self._clock, self._mark = clock, clock()
@@ -46,7 +49,7 @@ class CpuClock(keras.callbacks.Callback):
         if not self._budget_s:
             return 0.0
         steps = (self._state.step + self._batch) / self._total_steps if self._total_steps else 0.0
-        return min(max(self._state.cpu_s / self._budget_s, steps), 1.0)
+        return min(max(self._state.cpu_s / self._whole_s, steps), 1.0)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Starts the clock."""

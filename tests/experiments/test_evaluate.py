@@ -103,6 +103,57 @@ def test_help_comes_at_once():
     done = run("--help")
     assert done.returncode == 0 and "--geometry" in done.stdout
     assert time.process_time() - start < 1.0
-    code = "import sys, experiments.evaluate as e; e.build_parser(); print('numpy' in sys.modules)"
+    code = (
+        "import sys, experiments.evaluate as e; e.cli_evaluate.build_parser('');"
+        "print('numpy' in sys.modules)"
+    )
     light = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert light.stdout.strip() == "False"
+
+
+def write_boxes(folder):
+    images = [{"id": i, "height": 100, "width": 100, "patient": f"p{i}"} for i in range(3)]
+    box = {"image_id": 1, "category_id": 0, "bbox": [10, 10, 20, 20]}
+    tree = {"images": images, "annotations": [box], "categories": [{"id": 0, "name": "lesion"}]}
+    (folder / "truth.json").write_text(json.dumps(tree))
+    (folder / "found.json").write_text(json.dumps([box | {"score": 0.9}]))
+    return ["--detections", folder / "found.json", "--truth", folder / "truth.json"]
+
+
+def test_anybodys_boxes_leave_tables_figures_and_a_page(tmp_path):
+    done = run(*write_boxes(tmp_path), "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["mAP50:", "1.000", "(1.000", "to", "1.000)"]
+    assert lines[5].startswith("Sensitivity at 1 FP an image, IoU 0.5:")
+    assert lines[-1] == f"Report: {tmp_path / 'out' / 'report.html'}"
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["froc.csv", "images.csv", "lesions.csv", "report.html", "scores.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--pred", "p"], "A flag does not go with what is scored: found --pred with --detections"),
+        (["--protocol", "lits"], "A flag does not go with what is scored: found --protocol with"),
+        (["--lits"], "A flag does not go with what is scored: found --lits with --detections; "),
+        (["--score", "low"], "--score cannot be read: found 'low', wanted a number"),
+    ],
+)
+def test_flags_of_masks_do_not_go_with_boxes(tmp_path, words, text):
+    from lesionkeras.errors import RecipeError
+
+    with pytest.raises(RecipeError) as error:
+        evaluate.main([*map(str, write_boxes(tmp_path)), *words])
+    assert str(error.value).startswith(text)
+    with pytest.raises(RecipeError, match="found --score with --pred; leave --score out"):
+        evaluate.main(["--pred", "p", "--truth", "t", "--score", "0.2"])
+
+
+def test_a_wrong_file_is_one_sentence_exit_2_and_nothing_written(tmp_path):
+    words = write_boxes(tmp_path)
+    (tmp_path / "found.json").write_text("[{}]")
+    done = run(*words, "--out", tmp_path / "out")
+    assert done.returncode == 2 and not (tmp_path / "out").exists() and done.stdout == ""
+    assert done.stderr.startswith("A box's image_id is not among the truth's in found.json, entry ")
+    assert len(done.stderr.splitlines()) == 1

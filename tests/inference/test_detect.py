@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -133,3 +134,37 @@ def test_nothing_to_find_scores_0():
 
 def test_no_validation_patients_no_validation():
     assert make_validation(None, RECIPE) is None
+
+
+class MeanGrey(keras.Model):
+    """Its loss is the distance of a weight from the mean grey, so that both can be told."""
+
+    def __init__(self):
+        super().__init__()
+        self.level = self.add_weight(shape=(), initializer="zeros")
+        self.part = keras.metrics.Mean("grey_loss")
+        self.detect = FixedDetector().detect
+
+    def call(self, image_unit):
+        return {"mean": keras.ops.mean(image_unit, axis=(1, 2, 3)) - self.level}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = keras.ops.mean(y_pred["mean"])
+        self.part.update_state(loss)
+        return 2 * loss
+
+
+def test_the_loss_of_validation_images_is_taken_beside_a_training_epoch():
+    model, split = MeanGrey(), make_unlike(9)  # no whole batches of 8
+    validate, seen = make_validation(split, RECIPE, with_loss=True), []
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    ask = keras.callbacks.LambdaCallback(on_epoch_end=lambda e, logs: seen.append(validate(model)))
+    images = np.ones((4, 32, 32, 3), np.float32)
+    target = {"boxes": np.zeros((4, 1, 4)), "classes": np.zeros((4, 1), np.int32)}
+    history = model.fit(images, target, epochs=2, verbose=0, callbacks=[ask]).history
+    grey = np.mean([100 + 10 * n for n in range(9)]) / (HIGH_HU - LOW_HU)
+    for scores in seen:
+        assert scores == pytest.approx(
+            {"map50": 1.0, "map50_95": 1.0, "loss": 2 * grey, "grey_loss": grey}, rel=1e-4
+        )
+    assert history["grey_loss"] == pytest.approx([1.0, 1.0])  # validation leaves training's alone

@@ -268,7 +268,7 @@ def catch(**changes):
 def test_unknown_input_scaling():
     assert catch(input_scaling="torch") == (
         "An input scaling is not known in model.input_scaling: found torch, wanted unit, "
-        "none, imagenet_caffe, imagenet_torch; choose one of them."
+        "none, bytes, imagenet_caffe, imagenet_torch; choose one of them."
     )
 
 

@@ -137,9 +137,9 @@ def test_a_trial_leaves_its_score_and_no_weights(
             path.touch()
         return None, [{"val_map50": 0.25}, {"val_map50": 0.75}, {"val_map50": 0.5}], 2
 
-    monkeypatch.setattr(detection, "open_run", lambda builder, recipe, out: run)
+    monkeypatch.setattr(detection, "open_run", lambda builder, recipe, out, experiment: run)
     monkeypatch.setattr(detection, "train", train)
-    scores = detection.train_and_validate(None, RECIPE, tmp_path / "run")
+    scores = detection.train_and_validate(None, RECIPE, tmp_path / "run", "ssd")
     assert scores == {"val_map50": 0.75}
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
@@ -158,7 +158,9 @@ def test_the_summary_ends_with_the_scores(capsys: pytest.CaptureFixture) -> None
         "Report: runs/a/report.html",
         "Export: runs/a/export/1",
     ]
-    assert lines[3].startswith("Score: mAP50 0.000 [0.000, 0.000], mAP50-95 0.000")
-    assert lines[3].endswith(
+    found = "IoU 0.5 0.000 (0.000 to 0.000), IoU 0.1 0.000 (0.000 to 0.000), IoBB 0.5 0.000"
+    assert lines[3].startswith(f"Sensitivity at 1 false positive an image: {found}")
+    assert lines[4].startswith("Score: mAP50 0.000 [0.000, 0.000], mAP50-95 0.000")
+    assert lines[4].endswith(
         "precision undefined, recall 0.000 [0.000, 0.000] on 1 test images of 1 patients"
     )

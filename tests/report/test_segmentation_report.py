@@ -24,7 +24,7 @@ from lesionkeras.config import (
 from lesionkeras.recipe import to_json
 from lesionkeras.report.segmentation_report import write_segmentation_report
 from tests.report.made_segmentation import make_examples, make_log, make_metrics, make_protocol
-from tests.report.test_ssd_report import read_page
+from tests.report.test_detection_report import read_page
 
 P5 = UNetRecipe(
     data=SegmentationDataConfig(image_size_px=128, held_out_fraction=0.2, protocol="p5"),

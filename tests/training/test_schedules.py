@@ -18,7 +18,7 @@ class Run:
         self.model = SimpleNamespace(
             stop_training=False, optimizer=SimpleNamespace(learning_rate=config.learning_rate)
         )
-        self.clock = CpuClock(state, config, budget_s, total_steps, lambda: self.now)
+        self.clock = CpuClock(state, config, budget_s, total_steps, clock=lambda: self.now)
         self.clock.set_model(self.model)
 
     def run_epoch(self, steps):

@@ -1,6 +1,7 @@
 """DeepLesion for TFDS: `tfds build` with `--manual_dir`, or `tfds_builders.open_builder`.
 
-Configs differ in the key slices they hold: `liver` those with at least one liver lesion, `all` all.
+Configs differ in the key slices they hold: `liver` those with at least one liver lesion, `all` all,
+`p2` those with a lesion of the text-mined 'liver' list that P2 used, divided as that list is.
 Every row of a key slice is one of its boxes, with its type, so nothing near a liver lesion is lost.
 A split without an image is left out: TFDS refuses empty ones.  `liver` has no train split in the
 official data, whose training rows have no type.
@@ -54,6 +55,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
         tfds.core.BuilderConfig(name="liver", description="Key slices with a liver lesion."),
         tfds.core.BuilderConfig(name="all", description="All key slices."),
+        tfds.core.BuilderConfig(name="p2", description="Key slices of P2's text-mined list."),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Download DeepLesion from the NIH (https://nihcc.app.box.com/v/DeepLesion), unpack it, and "
@@ -67,7 +69,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         Args:
             data_dir: The folder that holds `DL_info.csv` and `Images_png`.
-            config: `liver` or `all`.
+            config: `liver`, `all` or `p2`.
 
         Returns:
             The index of the raw data.
@@ -78,8 +80,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return index_deeplesion(data_dir, config)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        is_list = self.builder_config.name == "p2"
+        lesion = LESION_FEATURES | ({"listed": np.bool_} if is_list else {})
         return self.dataset_info_from_configs(
-            features=detection_features(IMAGE_FEATURES, LESION_FEATURES),
+            features=detection_features(IMAGE_FEATURES, lesion),
             homepage="https://nihcc.app.box.com/v/DeepLesion",
         )
 
@@ -87,7 +91,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         raw = self.index_raw(Path(dl_manager.manual_dir), self.builder_config.name)
         raw.check()
         groups = {
-            split: [key_slice for key_slice in raw.slices if key_slice.first.split == split]
+            split: [key_slice for key_slice in raw.slices if key_slice.split == split]
             for split in SPLITS.values()
         }
         return {
@@ -128,7 +132,10 @@ def make_example(key_slice: KeySlice) -> dict[str, Any]:
         "has_previous": key_slice.previous is not None,
         "has_next": key_slice.next is not None,
         "mask_png": b"",
-        "lesions": [_make_lesion(lesion) for lesion in key_slice.rows],
+        "lesions": [
+            _make_lesion(lesion) | ({"listed": key_slice.listed[i]} if key_slice.listed else {})
+            for i, lesion in enumerate(key_slice.rows)
+        ],
         "size_px": [height, width],
         "spacing_mm": row.spacing_mm_px[::-1],
         "patient": row.patient,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lesionkeras.ct.png16 import check_png16_ends
 from lesionkeras.errors import DataError
 from tfds_builders.deeplesion.parse import LIVER, SPLITS, LesionRow, read_dl_info
+from tfds_builders.deeplesion.text_mined import describe_listed, find_listed, list_tables
 
-CONFIGS = ("liver", "all")
+CONFIGS = ("liver", "all", "p2")
 TREE = """\
 DATA_DIR/
     DL_info.csv
@@ -38,6 +39,13 @@ class KeySlice:
     key: Path
     previous: Path | None
     next: Path | None
+    list_split: str = ""  # of P2's list; "": the official split counts
+    listed: tuple[bool, ...] = ()  # of each row, where there is a list
+
+    @property
+    def split(self) -> str:
+        """The split that the image is in."""
+        return self.list_split or self.first.split
 
     @property
     def first(self) -> LesionRow:
@@ -57,6 +65,7 @@ class RawDeepLesion:
     root: Path
     slices: tuple[KeySlice, ...]
     notes: tuple[str, ...]  # what the user should know, a clause each
+    lists: tuple[Path, ...] = ()  # what else than DL_info.csv decides which slices are used
 
     @property
     def num_images(self) -> int:
@@ -66,7 +75,7 @@ class RawDeepLesion:
     @property
     def tables(self) -> list[Path]:
         """Files whose content decides what is prepared."""
-        return [self.root / "DL_info.csv"]
+        return [self.root / "DL_info.csv", *self.lists]
 
     @property
     def files(self) -> list[Path]:
@@ -169,17 +178,20 @@ def index_deeplesion(
 
     Args:
         root: The folder that holds `DL_info.csv` and `Images_png`.
-        config: `liver`: key slices with at least one liver lesion, with *all* their rows; or `all`.
+        config: `liver`: key slices with at least one liver lesion, with *all* their rows; `all`; or
+            `p2`: those with a lesion of P2's list, divided as it is.
         refused: As in `read_dl_info`.
 
     Returns:
         The index.  Key slices whose PNG is absent are left out and counted in its notes.
 
     Raises:
-        DataError: The tree is not there; no wanted key slice is on disk; see `read_dl_info`.
+        DataError: The tree is not there; no wanted key slice is on disk; see `read_dl_info` and
+            `text_mined.find_listed`.
     """
     root = check_tree(root)
     rows = read_dl_info(root / "DL_info.csv", refused)
+    listed, totals = find_listed(root, rows) if config == "p2" else ({}, {})
     images: dict[str, list[LesionRow]] = {}
     for row in rows:
         images.setdefault(row.file_name, []).append(row)
@@ -189,7 +201,11 @@ def index_deeplesion(
             for name, group in images.items()
             if any(row.coarse_lesion_type == LIVER for row in group)
         }
-    slices = _find_slices(root, images)
+    if config == "p2":
+        images = {
+            name: group for name, group in images.items() if any(row.row in listed for row in group)
+        }
+    slices = [_mark(key_slice, listed) for key_slice in _find_slices(root, images)]
     if not slices:
         raise DataError(
             f"None of the {len(images)} key slices of config {config!r} is there",
@@ -198,18 +214,35 @@ def index_deeplesion(
             next_step="unpack the images of DeepLesion there",
         )
     notes = _describe(slices, len(images), rows)
-    return RawDeepLesion(root, tuple(slices), tuple(notes))
+    if config != "p2":
+        return RawDeepLesion(root, tuple(slices), tuple(notes))
+    notes += describe_listed([row for one in slices for row in one.rows], listed, totals)
+    return RawDeepLesion(root, tuple(slices), tuple(notes), tuple(list_tables(root)))
+
+
+def _mark(key_slice: KeySlice, listed: dict[int, str]) -> KeySlice:
+    """Say which rows are on P2's list, and in which of its splits the image is therefore.
+
+    No image of the list is in two; were there one, it would be tested on.
+    """
+    if not listed:
+        return key_slice
+    marks = tuple(row.row in listed for row in key_slice.rows)
+    splits = {listed[row.row] for row in key_slice.rows if row.row in listed}
+    split = next(name for name in ("test", "validation", "train") if name in splits)
+    return replace(key_slice, listed=marks, list_split=split)
 
 
 def _describe(slices: Sequence[KeySlice], num_wanted: int, rows: list[LesionRow]) -> list[str]:
     used = [row for key_slice in slices for row in key_slice.rows]
     num_liver = sum(row.coarse_lesion_type == LIVER for row in used)
-    splits = Counter(key_slice.first.split for key_slice in slices)
+    splits = Counter(key_slice.split for key_slice in slices)
     num_patients = len({row.patient for row in used})
     clauses = [f"{num_patients} patients, {len(used)} boxes of which {num_liver} liver"]
     empty = [split for split in SPLITS.values() if not splits[split]]
+    whose = "P2's" if slices[0].listed else "the official"
     if empty:
-        clauses.append(f"no image in the official {' and '.join(empty)} split")
+        clauses.append(f"no image in {whose} {' and '.join(empty)} split")
     if num_wanted > len(slices):
         clauses.append(
             f"{num_wanted - len(slices)} of {num_wanted} key slices are not on disk: left out"

@@ -1,4 +1,4 @@
-"""The report of an SSD run: its scores beside P1's, what it saw, where it errs, how it was made."""
+"""The report of a detector: scores beside the papers', what it saw, where it errs, its making."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lesionkeras.recipe import flatten_tree, format_value
+from lesionkeras.recipe import flatten_tree
 from lesionkeras.report import figures
+from lesionkeras.report.froc_blocks import build_froc
+from lesionkeras.report.froc_figures import draw_losses
 from lesionkeras.report.page import (
     Block,
     Notice,
@@ -18,15 +20,21 @@ from lesionkeras.report.page import (
     Table,
     write_report,
 )
-from lesionkeras.report.tables import (
-    P1_RECIPE,
-    P1_TABLE_1,
-    P1_TABLE_1_SOURCE,
-    SCORES,
-    agrees_with_p1,
+from lesionkeras.report.paper_blocks import (
+    compare_data_sets,
+    compare_train_and_test,
+    compare_with_p1,
+    describe_recipe,
 )
+from lesionkeras.report.tables import SCORES
 from lesionkeras.training.run import write_bytes
 
+NAMES = {
+    "ssd": "SSD",
+    "retinanet": "RetinaNet",
+    "faster_rcnn": "Faster R-CNN",
+    "baseline_cnn": "one-box CNN",
+}
 LEAK_TITLE = "This split leaks."
 LEAK_TEXT = (
     "Images were split after augmentation, as P1 did, so that copies of one image lie among the "
@@ -35,48 +43,64 @@ LEAK_TEXT = (
 )
 
 
-def write_ssd_report(
+def write_detection_report(
     run_dir: Path,
     recipe_json: Mapping[str, Any],
     log_rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Any],
     anchor_recall: Any,
     examples: Sequence[Mapping[str, Any]],
+    train_examples: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Writes `report.html` and `figures/` into a run directory.
 
     Args:
         run_dir: Exists.
-        recipe_json: The run's recipe.json: "recipe", "digest" and "environment" (with "packages",
-            "python", "machine", "git_commit", "data_fingerprint").
+        recipe_json: The run's recipe.json: "experiment" (SSD's where it is not there), "recipe",
+            "digest" and "environment" (with "packages", "python", "machine", "git_commit",
+            "data_fingerprint").
         log_rows: Rows of log.csv: epoch, loss, class_loss, box_loss, learning_rate, seconds,
             val_map50, val_map50_95; empty where an epoch was not validated.
         metrics: As `lesionkeras.metrics.evaluate_detections` returns them, of test images; "splits"
-            (name -> {"images", "patients", "lesions"}), "best_epoch", "leak" (a sentence) and
-            "score_threshold_chosen_on" (a split) are told where they are there.
+            (name -> {"images", "patients", "lesions"}), "best_epoch", "leak" (a sentence),
+            "score_threshold_chosen_on" (a split), "train" (the same scores of training images),
+            "box_conventions" and "test_sets" are told where they are there.
         anchor_recall: With `rows` of (label, count, share), `share` and `warning`; or None.
         examples: Test images as `figures.draw_examples` takes them.
+        train_examples: The same of training images, for P2's Figure 4.
 
     Returns:
         The path of report.html.
     """
     recipe = recipe_json.get("recipe", recipe_json)
+    experiment = recipe_json.get("experiment", "ssd")
     values = flatten_tree(recipe)
     pictures = _draw(values, log_rows, metrics, anchor_recall, examples)
+    pictures |= _draw_papers(experiment, values, log_rows, metrics, train_examples)
+    froc = build_froc(metrics["froc"])
+    pictures["froc"] = next(block for block in froc if isinstance(block, Picture))
     _save(run_dir / "figures", pictures)
+    p1: list[Block] = []
+    if experiment == "ssd":
+        p1 = [compare_with_p1(metrics, log_rows), pictures["figure7"]]
+    shown = [pictures[name] for name in ("figure6", "p2_figure4") if name in pictures]
     sections = [
         Section("Data", _describe_data(recipe_json, values, metrics)),
-        Section("Beside the paper", [_compare(metrics, log_rows), pictures["figure7"]]),
+        Section("Beside the paper", p1),
+        Section("False positives and sensitivity", froc),
+        Section("Training and test images", compare_train_and_test(metrics)),
+        Section("Other data sets and boxes", compare_data_sets(metrics)),
         Section("Training", _describe_training(log_rows, metrics, pictures)),
-        Section("Predictions", [pictures["figure6"]] if "figure6" in pictures else []),
+        Section("Predictions", shown),
         Section("Where it errs", _describe_errors(metrics, pictures)),
         Section("Anchors", _describe_anchors(anchor_recall, pictures)),
-        Section("Recipe", _describe_recipe(recipe_json, values)),
+        Section("Recipe", describe_recipe(recipe_json, values, experiment)),
         Section("Software", describe_software(recipe_json)),
     ]
-    title = f"{values.get('model.backbone', 'SSD')} SSD on {_name_data(values)}"
+    network = f"{values.get('model.backbone', '')} {NAMES.get(experiment, experiment)}".strip()
     summary = _summarize(values, metrics, anchor_recall)
-    return write_report(run_dir / "report.html", f"LesionKeras: {title}", summary, sections)
+    title = f"LesionKeras: {network} on {_name_data(values)}"
+    return write_report(run_dir / "report.html", title, summary, sections)
 
 
 def _draw(
@@ -87,7 +111,7 @@ def _draw(
     examples: Sequence[Mapping[str, Any]],
 ) -> dict[str, Picture]:
     """Draws every picture that there is something for, and says what is on it."""
-    pictures = _draw_scores(values, log_rows, metrics)
+    pictures = _draw_scores(log_rows, metrics)
     threshold = metrics["score_threshold"]
     low, high = values.get("data.window_hu", (None, None))
     window = "" if low is None else f" Window {low:g} to {high:g} HU."
@@ -110,26 +134,53 @@ def _draw(
     return pictures
 
 
-def _draw_scores(
+def _draw_papers(
+    experiment: str,
     values: Mapping[str, Any],
     log_rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Any],
+    train_examples: Sequence[Mapping[str, Any]],
+) -> dict[str, Picture]:
+    """Draws the papers' figures: P1's 7 for its own SSD, P2's 6 for others, P2's 4 for all."""
+    pictures = {}
+    if experiment == "ssd":
+        run_name = f"{values.get('model.backbone', 'SSD')}, {len(log_rows)} epochs"
+        pictures["figure7"] = Picture(
+            figures.draw_comparison(metrics, run_name),
+            "Bars of precision, recall, mAP50 and mAP50-95 of P1's four models and this run; "
+            "the table above has the numbers.",
+            "As P1's Figure 7, with this run; lines are 95 % intervals over patients.",
+        )
+    else:
+        pictures["p2_figure6"] = Picture(
+            draw_losses(log_rows),
+            f"Parts of the loss by epoch, training and validation: {_describe_last(log_rows)}",
+            "As P2's Figure 6: the parts of the loss, on training (left) and validation images "
+            "(right), by epoch.",
+        )
+    if train_examples:
+        threshold = metrics["score_threshold"]
+        pictures["p2_figure4"] = Picture(
+            figures.draw_examples(train_examples, threshold),
+            f"{len(train_examples)} training images with true boxes (solid) and predicted boxes "
+            "(dashed, score).",
+            "As P2's Figure 4, which shows images of the training set beside those of the test "
+            "set: training images here, test images above.",
+        )
+    return pictures
+
+
+def _draw_scores(
+    log_rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]
 ) -> dict[str, Picture]:
     """Draws the pictures that every run has."""
     threshold = metrics["score_threshold"]
-    run_name = f"{values.get('model.backbone', 'SSD')}, {len(log_rows)} epochs"
     return {
         "figure5": Picture(
             figures.draw_training(log_rows),
             f"Two curves by epoch: {_describe_last(log_rows)}",
             "As P1's Figure 5: training loss (left), mAP50 (orange) and mAP50-95 (red) on "
             "validation images (right), by epoch.",
-        ),
-        "figure7": Picture(
-            figures.draw_comparison(metrics, run_name),
-            "Bars of precision, recall, mAP50 and mAP50-95 of P1's four models and this run; "
-            "the table above has the numbers.",
-            "As P1's Figure 7, with this run; lines are 95 % intervals over patients.",
         ),
         "precision_recall": Picture(
             figures.draw_precision_recall(metrics),
@@ -213,29 +264,6 @@ def _name_data(values: Mapping[str, Any]) -> str:
     return "/".join(parts) or "data"
 
 
-def _compare(metrics: Mapping[str, Any], log_rows: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [
-        [
-            f"P1: {model.name}",
-            *(f"{getattr(model, key):.3f}" for key, _ in SCORES),
-            f"{model.train_loss:.3f}",
-        ]
-        for model in P1_TABLE_1
-    ]
-    ours = [f"{_format(metrics[k])} {_format_interval(metrics[k])}" for k, _ in SCORES]
-    loss = _last(log_rows, "loss")
-    rows.append(["This run", *ours, "-" if loss is None else f"{loss:.3f}"])
-    return Table(
-        ["Model", *(heading for _, heading in SCORES), "Train loss"],
-        rows,
-        f"{P1_TABLE_1_SOURCE}, with this run (95 % intervals over patients). P1 measured on "
-        "images whose augmented copies it trained on, states neither score threshold nor number "
-        "of test patients, and its loss has another scale: the rows are no race.",
-        numbers=range(1, len(SCORES) + 2),
-        strong=(len(rows) - 1,),
-    )
-
-
 def _describe_training(
     log_rows: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, Any],
@@ -245,7 +273,8 @@ def _describe_training(
     took = f" Training took {sum(seconds) / 60:.1f} minutes." if seconds else ""
     best = metrics.get("best_epoch")
     measured = f" Measured are the weights of epoch {best}." if best else ""
-    return [Paragraph(f"{_describe_last(log_rows)}{took}{measured}"), pictures["figure5"]]
+    drawn = [pictures[name] for name in ("figure5", "p2_figure6") if name in pictures]
+    return [Paragraph(f"{_describe_last(log_rows)}{took}{measured}"), *drawn]
 
 
 def _describe_errors(metrics: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[Block]:
@@ -285,25 +314,6 @@ def _describe_anchors(anchor_recall: Any, pictures: Mapping[str, Picture]) -> li
         strong=(len(rows),),
     )
     return [table, pictures["anchor_recall"]] if "anchor_recall" in pictures else [table]
-
-
-def _describe_recipe(recipe_json: Mapping[str, Any], values: Mapping[str, Any]) -> list[Block]:
-    differing, rows = [], []
-    for path, value in values.items():
-        agrees = agrees_with_p1(path, value)
-        said = P1_RECIPE[path] if agrees is not None else None
-        cells = [path, format_value(value), f"{said.said} (P1, {said.place})" if said else ""]
-        rows.append([*cells, {None: "", True: "same", False: "differs"}[agrees]])
-        if agrees is False:
-            differing.append(cells)
-    digest = recipe_json.get("digest", "")
-    header = ["Field", "This run", "P1"]
-    first: Block = Paragraph("Every value that P1 states is used as stated.")
-    if differing:
-        first = Table(header, differing, "Where this run differs from what P1 states.")
-    caption = f"Digest {digest}." if digest else ""
-    everything = Table([*header, ""], rows, caption, folded=f"All {len(rows)} fields")
-    return [first, everything]
 
 
 def describe_software(recipe_json: Mapping[str, Any]) -> list[Block]:

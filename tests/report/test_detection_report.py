@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import re
 import subprocess
@@ -20,7 +21,7 @@ from lesionkeras.config import DataConfig, SSDRecipe
 from lesionkeras.metrics.evaluation import evaluate_detections
 from lesionkeras.metrics.matches import ImageDetections, ImageTruth
 from lesionkeras.recipe import override, to_json
-from lesionkeras.report.ssd_report import write_ssd_report
+from lesionkeras.report.detection_report import write_detection_report
 from lesionkeras.report.tables import P1_TABLE_1
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -29,6 +30,8 @@ FIGURES = [
     "figure5.png",
     "figure6.png",
     "figure7.png",
+    "froc.png",
+    "p2_figure4.png",
     "precision_recall.png",
     "recall_by_size.png",
 ]
@@ -121,6 +124,7 @@ def make_anchor_recall(share: float = 0.98, warning: str = "") -> SimpleNamespac
     return SimpleNamespace(rows=rows, share=share, warning=warning)
 
 
+@functools.cache
 def make_metrics(count: int) -> tuple[dict[str, Any], list[dict]]:
     truths, found, examples = make_results(count)
     patients = [f"{i // 2}" for i in range(count)]
@@ -142,8 +146,9 @@ def write_example(run_dir: Path, num_examples: int = 2, **changes: Any) -> Path:
         "metrics": metrics,
         "anchor_recall": make_anchor_recall(),
         "examples": examples[:num_examples],
+        "train_examples": examples[-num_examples:] if num_examples else [],
     }
-    return write_ssd_report(run_dir, **(inputs | changes))
+    return write_detection_report(run_dir, **(inputs | changes))
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +243,8 @@ def test_a_split_that_leaks_is_called_so(tmp_path: Path) -> None:
 
 def test_another_leak_is_told_in_its_own_words(tmp_path: Path) -> None:
     metrics, _ = make_metrics(20)
-    metrics |= {"leak": "Patient 7 is in two splits.", "score_threshold_chosen_on": "validation"}
+    told = {"leak": "Patient 7 is in two splits.", "score_threshold_chosen_on": "validation"}
+    metrics = metrics | told
     page = read_page(write_example(tmp_path, metrics=metrics, examples=[]))
     assert page.classes.count("warning") == 1
     assert "Patient 7 is in two splits." in page.text.split("Measured on")[0]
@@ -257,9 +263,9 @@ def test_a_run_of_nothing_still_reports(tmp_path: Path) -> None:
     empty = ImageTruth(boxes=np.zeros((0, 4)))
     silent = ImageDetections(boxes=np.zeros((0, 4)), scores=np.zeros(0))
     metrics = evaluate_detections([empty], [silent], ["a"], 1.0, num_resamples=10)
-    path = write_ssd_report(tmp_path, {"recipe": to_json(SSDRecipe())}, [], metrics, None, [])
+    path = write_detection_report(tmp_path, {"recipe": to_json(SSDRecipe())}, [], metrics, None, [])
     page = read_page(path)
-    assert "undefined" in page.text and len(page.images) == 4
+    assert "undefined" in page.text and len(page.images) == 5
 
 
 def test_cells_of_a_csv_are_read_as_they_are(tmp_path: Path) -> None:
@@ -271,7 +277,7 @@ def test_cells_of_a_csv_are_read_as_they_are(tmp_path: Path) -> None:
 
 def test_report_imports_neither_tensorflow_nor_matplotlib() -> None:
     code = (
-        "import sys, lesionkeras.report.ssd_report;"
+        "import sys, lesionkeras.report.detection_report;"
         "print('tensorflow' in sys.modules, 'matplotlib' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

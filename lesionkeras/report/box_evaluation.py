@@ -1,0 +1,314 @@
+"""Boxes in COCO files to scores, tables as CSV, figures as JSON and a page: anybody's detector."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesionkeras.errors import RecipeError
+from lesionkeras.metrics.coco_files import CocoTruth, read_results, read_truth
+from lesionkeras.metrics.evaluation import evaluate_detections
+from lesionkeras.metrics.froc import Froc, count_froc
+from lesionkeras.metrics.froc_matching import CONVENTIONS, pool_boxes
+from lesionkeras.metrics.froc_summary import CRITERIA, MAIN_CONVENTION
+from lesionkeras.metrics.matches import ImageDetections
+from lesionkeras.report.evaluate_page import PAGE_FILE, SCORES_FILE, write_csv
+from lesionkeras.report.figures import draw_precision_recall, draw_recall_by_size
+from lesionkeras.report.froc_blocks import build_froc, build_p2_table, format_score, format_value
+from lesionkeras.report.page import (
+    Block,
+    Paragraph,
+    Picture,
+    Scores,
+    Section,
+    Table,
+    write_report,
+)
+from lesionkeras.training.run import write_json
+
+IMAGES_FILE, LESIONS_FILE, FROC_FILE = "images.csv", "lesions.csv", "froc.csv"
+MAX_SHOWN_ROWS = 500  # of the page's table of lesions; the CSV has all
+# What is said first: key of the metrics, name.
+HEADLINES = (
+    ("map50", "mAP50"),
+    ("map50_95", "mAP50-95"),
+    ("precision", "Precision"),
+    ("recall", "Recall"),
+    ("fp_per_image", "False positives an image"),
+)
+
+
+@dataclass(frozen=True)
+class BoxEvaluation:
+    """What was scored.
+
+    Args:
+        truth: The true boxes.
+        patients: Who each image is of.
+        metrics: As `evaluate_detections` returns them.
+        frocs: The main convention's, one a criterion.
+    """
+
+    truth: CocoTruth
+    patients: tuple[str, ...]
+    metrics: Mapping[str, Any]
+    frocs: tuple[Froc, ...]
+
+
+def parse_score(text: str) -> float:
+    """Reads the flag --score.
+
+    Args:
+        text: As given.
+
+    Raises:
+        RecipeError: It is no finite number.
+
+    >>> parse_score(".25")
+    0.25
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise RecipeError("--score cannot be read", found=repr(text), wanted="a number, as .5")
+    return value
+
+
+def evaluate_boxes(
+    truth_file: Path,
+    detections_file: Path,
+    score_threshold: float,
+    find_patient: Callable[[str], str] | None = None,
+) -> BoxEvaluation:
+    """Scores a COCO results file.
+
+    Args:
+        truth_file: COCO's JSON of the true boxes.
+        detections_file: COCO's JSON of results.
+        score_threshold: Of precision, recall, false positives and P2's figures.
+        find_patient: From an image's id, as text, to its patient; else the truth's own.
+
+    Raises:
+        DataError: A file cannot be used, and what `find_patient` raises.
+    """
+    truth = read_truth(truth_file)
+    patients = truth.patients
+    if find_patient is not None:
+        patients = tuple(find_patient(str(image_id)) for image_id in truth.image_ids)
+    detections = read_results(detections_file, truth)
+    metrics = evaluate_detections(
+        truth.truths, detections, patients, score_threshold, sizes_px=truth.sizes_px
+    )
+    return BoxEvaluation(truth, patients, metrics, _count(truth, detections))
+
+
+def _count(truth: CocoTruth, detections: Sequence[ImageDetections]) -> tuple[Froc, ...]:
+    pooled = pool_boxes(truth.truths, detections)
+    convention = CONVENTIONS[MAIN_CONVENTION]
+    return tuple(count_froc(pooled, convention, criterion) for criterion in CRITERIA)
+
+
+def name_folder(truth: Path, detections: Path) -> Path:
+    """Names the folder of an evaluation for which none was given: the same for the same files.
+
+    Args:
+        truth: The file of true boxes.
+        detections: The file of results.
+    """
+    places = f"{truth.absolute()}\n{detections.absolute()}"
+    return Path("runs") / f"evaluate-boxes-{hashlib.sha256(places.encode()).hexdigest()[:8]}"
+
+
+def list_image_rows(evaluation: BoxEvaluation) -> list[dict[str, Any]]:
+    """Lists a row an image: its lesions, and at the score threshold what is found and what wrong.
+
+    Args:
+        evaluation: From `evaluate_boxes`.
+    """
+    threshold = evaluation.metrics["score_threshold"]
+    counts = {froc.criterion.label: froc.count_by_image(threshold) for froc in evaluation.frocs}
+    rows = []
+    for place, image_id in enumerate(evaluation.truth.image_ids):
+        row: dict[str, Any] = {"image_id": image_id, "patient": evaluation.patients[place]}
+        row["lesions"] = int(evaluation.frocs[0].count_by_image(threshold)[3, place])
+        for label, (_, wrong, found, _) in counts.items():
+            row[f"found, {label}"] = int(found[place])
+            row[f"false positives, {label}"] = int(wrong[place])
+        rows.append(row)
+    return rows
+
+
+def list_lesion_rows(evaluation: BoxEvaluation) -> list[dict[str, Any]]:
+    """Lists a row a lesion: where it is, how large, and the score at which it is found.
+
+    Args:
+        evaluation: From `evaluate_boxes`.
+
+    Returns:
+        Column to value; a score of -inf where no box finds it.
+    """
+    pooled = evaluation.frocs[0].pooled
+    boxes = np.concatenate([truth.boxes for truth in evaluation.truth.truths])
+    rows = []
+    for lesion, image in enumerate(pooled.lesion_image):
+        x1, y1, x2, y2 = (float(value) for value in boxes[lesion])
+        row = {
+            "image_id": evaluation.truth.image_ids[image],
+            "patient": evaluation.patients[image],
+            "x_px": x1,
+            "y_px": y1,
+            "width_px": x2 - x1,
+            "height_px": y2 - y1,
+            f"size_{pooled.unit}": float(pooled.sizes[lesion]),
+        }
+        for froc in evaluation.frocs:
+            row[f"score, {froc.criterion.label}"] = float(froc.found_scores[lesion])
+        rows.append(row)
+    return rows
+
+
+def list_froc_rows(froc: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lists a row a convention, overlap and number of false positives.
+
+    Args:
+        froc: As `evaluate_froc` returns it.
+
+    Returns:
+        Column to value; NaN where a score is undefined.
+    """
+    rows = []
+    for row in froc["rows"]:
+        points = zip(froc["fp_per_image"], row["sensitivity"], row["score_thresholds"], strict=True)
+        for fp, score, threshold in points:
+            values = {key: score[key] for key in ("value", "low", "high")}
+            values["score_threshold"] = threshold
+            rows.append(
+                {key: row[key] for key in ("convention", "overlap", "threshold")}
+                | {"fp_per_image": fp}
+                | {key: float("nan") if v is None else v for key, v in values.items()}
+            )
+    return rows
+
+
+def write_evaluation(folder: Path, evaluation: BoxEvaluation) -> None:
+    """Writes froc.csv, images.csv, lesions.csv, scores.json and report.html into a folder.
+
+    Args:
+        folder: Made if it is not there.
+        evaluation: What was scored.
+    """
+    metrics = evaluation.metrics
+    images, lesions = list_image_rows(evaluation), list_lesion_rows(evaluation)
+    froc = list_froc_rows(metrics["froc"])
+    sections = _build_sections(evaluation, lesions)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in ((FROC_FILE, froc), (IMAGES_FILE, images), (LESIONS_FILE, lesions)):
+        write_csv(folder / name, list(rows[0]) if rows else ["image_id", "patient"], rows)
+    write_json(folder / SCORES_FILE, metrics)
+    write_report(folder / PAGE_FILE, "Boxes scored", _build_summary(evaluation), sections)
+
+
+def list_headlines(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Lists the figures that a reader came for.
+
+    Args:
+        metrics: As `evaluate_detections` returns them.
+
+    Returns:
+        (name, value, remark) each.
+    """
+    rows = [(name, *_split(metrics[key])) for key, name in HEADLINES]
+    froc = metrics["froc"]
+    at_one = froc["fp_per_image"].index(1.0)
+    for row in froc["rows"]:
+        if row["convention"] == froc["convention"]:
+            name = f"Sensitivity at 1 FP an image, {row['label']}"
+            rows.append((name, *_split(row["sensitivity"][at_one])))
+    return rows
+
+
+def _split(score: Mapping[str, Any]) -> tuple[str, str]:
+    value, _, interval = format_score(score).partition(" ")
+    return value, interval
+
+
+def _build_summary(evaluation: BoxEvaluation) -> list[Block]:
+    metrics = evaluation.metrics
+    counts = metrics["counts"]
+    of_whom = f"of {counts['patients']} patients "
+    if not evaluation.truth.has_patients and set(evaluation.patients) == set(
+        evaluation.truth.patients
+    ):
+        of_whom = "(the truth does not name patients: each image counts as one) "
+    return [
+        Scores(list_headlines(metrics)),
+        Paragraph(
+            f"{counts['images']} images {of_whom}with {counts['lesions']} lesions. Precision, "
+            "recall and false positives are those of boxes with a score of "
+            f"{metrics['score_threshold']:g} and more at IoU {metrics['iou_threshold']:g}; "
+            "in brackets are 95 % intervals over patients drawn with replacement."
+        ),
+    ]
+
+
+def _build_sections(
+    evaluation: BoxEvaluation, lesion_rows: Sequence[Mapping[str, Any]]
+) -> list[Section]:
+    metrics = evaluation.metrics
+    found = ", ".join(
+        f"{row['label']} {row['found']} of {row['count']}"
+        for row in metrics["recall_by_size"]
+        if row["count"]
+    )
+    pictures = [
+        Picture(
+            draw_precision_recall(metrics),
+            "Precision falls as recall rises; precision is "
+            f"{format_score(metrics['precision'])} at the score threshold.",
+            "Precision and recall at every score threshold, IoU 0.5.",
+        ),
+        Picture(
+            draw_recall_by_size(metrics["recall_by_size"]),
+            f"Recall by lesion size: {found}",
+            f"Lesions found at score {metrics['score_threshold']:g}, by size, with found / all.",
+        ),
+    ]
+    counts = metrics["counts"]
+    return [
+        Section("False positives and sensitivity", build_froc(metrics["froc"])),
+        Section("Beside P2", [build_p2_table([("These boxes", "given", counts, metrics["p2"])])]),
+        Section("Precision and recall", pictures),
+        Section("COCO", [_build_coco(metrics)]),
+        Section("Each lesion", [_build_lesions(lesion_rows)] if lesion_rows else []),
+    ]
+
+
+def _build_coco(metrics: Mapping[str, Any]) -> Table:
+    rows = [[name, format_value(value)] for name, value in metrics["coco"].items()]
+    return Table(["Figure", "Value"], rows, "As pycocotools computes them.", [1])
+
+
+def _build_lesions(rows: Sequence[Mapping[str, Any]]) -> Table:
+    header = list(rows[0])
+    shown = [[_format_cell(value) for value in row.values()] for row in rows[:MAX_SHOWN_ROWS]]
+    caption = f"The first {len(shown)} of {len(rows)}; all are in {LESIONS_FILE}."
+    names = [name.replace("_", " ") for name in header]
+    return Table(names, shown, caption, range(2, len(header)), folded=f"{len(rows)} lesions")
+
+
+def _format_cell(value: Any) -> str:
+    """Format a cell.
+
+    >>> _format_cell(float("-inf")), _format_cell(12.5), _format_cell(7)
+    ('not found', '12.5', '7')
+    """
+    if isinstance(value, float):
+        return "not found" if value == -np.inf else f"{value:.4g}"
+    return str(value)
