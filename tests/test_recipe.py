@@ -323,3 +323,34 @@ def test_values_are_written_as_override_reads_them():
 def test_nearest():
     assert find_nearest("EPOCHS", ["batch", "epochs"]) == "epochs"
     assert find_nearest("gama", flatten(SSDRecipe())) == "augment.gamma"
+
+
+def test_fields_that_came_later_change_no_published_name():
+    """The digests of commit b78aa55, before detection had pooled data, budgets and rotation."""
+    from experiments import ssd, unet
+
+    assert digest(ssd.RECIPES["default"]) == "7c8092f959764361"
+    assert digest(ssd.RECIPES["paper"]) == "9e2c2e07c4fc2287"
+    assert digest(unet.RECIPES["default"]) == "6d3872accc3a157a"
+    changed = {
+        "data.held_out": "a,b",
+        "data.test_sets": "deeplesion/liver",
+        "data.pixel_mm": "1.25",
+        "data.box_convention": "tight",
+        "data.lesion_share": "0.5",
+        "augment.rotation_deg": "10",
+        "augment.key_slice_only": "0.5",
+        "train.cpu_budget_s": "600",
+    }
+    names = {digest(override(SSDRecipe(), {path: text})) for path, text in changed.items()}
+    assert len(names | {digest(SSDRecipe())}) == len(changed) + 1
+    back = override(
+        override(SSDRecipe(), changed), {path: flatten(SSDRecipe())[path] for path in changed}
+    )
+    assert digest(back) == digest(SSDRecipe())
+
+
+def test_a_run_from_before_a_field_came_reads_as_its_default():
+    tree = to_json(SSDRecipe())
+    del tree["train"]["cpu_budget_s"], tree["data"]["held_out"]
+    assert from_json(tree, SSDRecipe) == SSDRecipe()

@@ -25,13 +25,19 @@ import numpy as np
 from lesionkeras.errors import LesionKerasError
 
 
-def predict(url: str, image_hu: np.ndarray, timeout_s: float = 60.0) -> list[dict[str, Any]]:
+def predict(
+    url: str,
+    image_hu: np.ndarray,
+    timeout_s: float = 60.0,
+    spacing_mm: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
     """Finds lesions in CT slices.
 
     Args:
         url: The model's address, for example "http://localhost:8501/v1/models/ssd".
         image_hu: int16 [B, H, W, 3], HU: previous, key and next slice.
         timeout_s: Seconds to wait for an answer.
+        spacing_mm: [B, 2], height and width of a pixel, where the contract asks for it.
 
     Returns:
         For each image a dict of boxes [D, 4] (xyxy px of the image), scores [D], classes [D].
@@ -39,11 +45,18 @@ def predict(url: str, image_hu: np.ndarray, timeout_s: float = 60.0) -> list[dic
     Raises:
         LesionKerasError: The server cannot be reached or refuses the request.
     """
-    found = _post(url, "serving_default", {"image_hu": image_hu.tolist()}, timeout_s)
-    return _read(url, found, _cut_padding)
+    inputs = {"image_hu": image_hu.tolist()}
+    if spacing_mm is not None:
+        inputs["spacing_mm"] = np.asarray(spacing_mm).tolist()
+    return _read(url, _post(url, "serving_default", inputs, timeout_s), _cut_padding)
 
 
-def predict_png(url: str, slices: list[bytes], timeout_s: float = 60.0) -> dict[str, Any]:
+def predict_png(
+    url: str,
+    slices: list[bytes],
+    timeout_s: float = 60.0,
+    spacing_mm: tuple[float, float] | None = None,
+) -> dict[str, Any]:
     """Finds lesions in one slice stack given as files.
 
     Args:
@@ -51,6 +64,7 @@ def predict_png(url: str, slices: list[bytes], timeout_s: float = 60.0) -> dict[
         slices: Bytes of three 16-bit grey PNGs (stored = HU + 32768): previous, key and next slice;
             `b""` for a missing neighbour.
         timeout_s: As in `predict`.
+        spacing_mm: Height and width of a pixel, where the contract asks for it.
 
     Returns:
         One dict as in `predict`.
@@ -58,8 +72,10 @@ def predict_png(url: str, slices: list[bytes], timeout_s: float = 60.0) -> dict[
     Raises:
         LesionKerasError: The server cannot be reached or refuses the request.
     """
-    found = _post(url, "serving_png", {"png": [_encode(slices)]}, timeout_s)
-    return _read(url, found, _cut_padding)[0]
+    inputs: dict[str, Any] = {"png": [_encode(slices)]}
+    if spacing_mm is not None:
+        inputs["spacing_mm"] = [list(spacing_mm)]
+    return _read(url, _post(url, "serving_png", inputs, timeout_s), _cut_padding)[0]
 
 
 def segment_png(

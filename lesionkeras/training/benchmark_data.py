@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lesionkeras.config import AugmentConfig, DataConfig, SSDRecipe
+from lesionkeras.config import DataConfig, DetectionAugmentConfig, SSDRecipe
 from lesionkeras.ct.nifti import read_nifti
 from lesionkeras.ct.window import HU_HIGH, HU_LOW, window_graph
 from lesionkeras.data.decode import make_stacks
@@ -104,7 +104,9 @@ def _make_ours(images: np.ndarray) -> tf.data.Dataset:
         spacing_mm=np.ones((count, 2), np.float32),
         size_px=np.tile(np.asarray(images.shape[1:3], np.int32), (count, 1)),
     )
-    recipe = SSDRecipe(data=DataConfig(window_hu=WINDOW_HU), augment=AugmentConfig(mode="none"))
+    recipe = SSDRecipe(
+        data=DataConfig(window_hu=WINDOW_HU), augment=DetectionAugmentConfig(mode="none")
+    )
     split = Split(prepared, make_copies(count, 0))
     return make_eval(split, recipe, BATCH_IMAGES).map(lambda image_unit, _: image_unit)
 

@@ -209,3 +209,78 @@ def test_take_and_concatenate_keep_rows_together():
     assert joined.patients == ("001", "000", "003", "004")
     assert len(joined) == 4 and joined.boxes.shape == (4, 3, 4)
     assert np.array_equal(joined.images[2], make_prepared(1, first=7).images[0])
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    from tfds_builders import open_builder
+
+    return open_builder("liver_phantom", "tiny", tmp_path_factory.mktemp("phantom"), None, False)
+
+
+def test_pixels_of_one_size_and_boxes_with_them(deeplesion_all):
+    """64 px of 0.703125 mm on a square of 64 px of 1 mm: resized to 45 px, 9 px further in."""
+    data = replace(DATA, pixel_mm=1.0)
+    train = prepare(deeplesion_all, "train", data)
+    assert train.resized_px.tolist() == [[45, 45]]
+    scale, shift = 45 / 64, 9
+    wanted = np.float32([[10, 20, 26, 32], [40, 5, 55, 18]])
+    np.testing.assert_allclose(train.real_boxes(0), wanted * scale + shift, atol=1e-3)
+    np.testing.assert_allclose(train.spacing_mm, [[1, 1]], rtol=1e-5)
+    np.testing.assert_allclose(train.find_own_spacing_mm(0), [0.703125] * 2, rtol=1e-6)
+    image = train.images[0]
+    assert (
+        (image[:9] == -1024).all() and (image[54:] == -1024).all() and (image[9:54, 9:54] > 0).all()
+    )
+    x1, y1, x2, y2 = train.real_boxes(0)[0].round().astype(int)
+    assert (image[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] == LESION_HU).all()
+    np.testing.assert_allclose(train.to_source(0, train.real_boxes(0)), wanted, atol=1e-3)
+    np.testing.assert_allclose(train.from_source(0, wanted), train.real_boxes(0), atol=1e-3)
+    plain = prepare(deeplesion_all, "train", DATA)
+    np.testing.assert_allclose(plain.to_source(0, plain.real_boxes(0)), wanted, atol=1e-3)
+
+
+def test_a_lesion_beyond_the_square_is_no_target_but_stays_true(deeplesion_all):
+    """48 x 80 px of 0.8 mm at 0.4 mm a pixel: 96 x 160 px, of which the middle 64 x 64."""
+    test = prepare(deeplesion_all, "test", replace(DATA, pixel_mm=0.4))
+    row = test.files.index("009003_01_02_005.png")  # its box, x 60 to 80, begins at 72 of 64
+    assert len(test.real_boxes(row)) == 0 and not test.boxes[row].any()
+    boxes, classes = test.find_truth(row)
+    np.testing.assert_allclose(boxes, [[60, 30, 80, 45]], atol=1e-4)
+    assert classes.tolist() == [0]
+    # at 0.72 mm 89 px, cut 12 px further in: x 54.75 to 77 of 64, of which two fifths are seen
+    again = prepare(deeplesion_all, "test", replace(DATA, pixel_mm=0.72))
+    (box,) = again.real_boxes(again.files.index("009003_01_02_005.png"))
+    assert box[0] == pytest.approx(54.75) and box[2] == 64
+
+
+@pytest.mark.parametrize("convention", ["tight", "recist_plus_5"])
+def test_one_convention_for_both_kinds(deeplesion_all, phantom, convention):
+    data = replace(DATA, box_convention=convention)
+    names = list_cache(deeplesion_all)
+    lesion = prepare(deeplesion_all, "train", data)
+    assert list_cache(deeplesion_all) == names or len(names) == 0  # boxes alone differ
+    wanted = {"tight": [15, 25, 21, 27], "recist_plus_5": [10, 20, 26, 32]}
+    np.testing.assert_allclose(lesion.real_boxes(0)[0], wanted[convention], atol=1e-3)
+    own = prepare(phantom, "train", replace(data, name="liver_phantom", config=""))
+    sides = [
+        np.ptp(own.find_truth(i, name)[0].reshape(-1, 2, 2), axis=1)
+        for i in range(len(own))
+        for name in ("tight", "recist_plus_5")
+    ]
+    growth = np.concatenate(sides[1::2]) - np.concatenate(sides[::2])
+    inside = growth[(growth > 2).all(axis=1)]  # the others lie at an edge
+    assert len(inside) > 3 and np.median(inside) < 10.5  # 10 px, less what diameters leave out
+    assert own.convention == convention
+    np.testing.assert_allclose(
+        own.from_source(0, own.find_truth(0)[0]), own.real_boxes(0), atol=1e-2
+    )
+
+
+def test_as_stored_is_what_each_data_set_has(deeplesion_all, phantom):
+    for builder, same in ((deeplesion_all, 2), (phantom, 1)):
+        prepared = prepare(builder, "train", replace(DATA, config=""))
+        stored, other = prepared.own_boxes[:, 0], prepared.own_boxes[:, 3 - same]
+        assert np.array_equal(stored, prepared.own_boxes[:, same])
+        assert not np.array_equal(stored, other)
+    assert set(prepared.volumes) == set(prepared.patients)

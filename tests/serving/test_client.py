@@ -112,3 +112,11 @@ def test_refusal_and_silence_are_said(url: str):
         predict(other, np.zeros((1, 2, 2, 3), np.int16))
     with pytest.raises(LesionKerasError, match="The server cannot be reached in http://127"):
         predict("http://127.0.0.1:9/v1/models/ssd", np.zeros((1, 2, 2, 3), np.int16))
+
+
+def test_spacing_is_sent_where_it_is_given(url: str):
+    spacing_mm = np.array([[0.5, 0.75], [1.0, 1.25]])
+    predict(url, np.zeros((2, 4, 4, 3), np.int16), spacing_mm=spacing_mm)
+    predict_png(url, [b"a", b"b", b"c"], spacing_mm=(0.5, 0.75))
+    sent = [body["inputs"]["spacing_mm"] for _, body in Handler.received]
+    assert sent == [spacing_mm.tolist(), [[0.5, 0.75]]]

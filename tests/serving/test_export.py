@@ -163,3 +163,43 @@ def test_labels_and_warmup_images_that_do_not_fit_are_named(
     with pytest.raises(ExportError, match=r"found float32 \[96, 128, 3\], wanted int16 \[B, H"):
         export_detector(recipe=one_class, warmup_hu=np.zeros((96, 128, 3), np.float32), **given)
     assert not (tmp_path / "export").exists()
+
+
+def test_pixels_of_one_size_are_made_inside_the_export(exported: SimpleNamespace, tmp_path: Path):
+    """Two spacings in a batch: each image as evaluation would place it, boxes in its own pixels."""
+    from lesionkeras.ct.grid import find_grid, place_hu
+    from lesionkeras.ct.window import window_numpy
+
+    data = dataclasses.replace(exported.recipe.data, pixel_mm=1.5)
+    recipe = dataclasses.replace(exported.recipe, data=data)
+    export_dir = export_detector(
+        exported.model,
+        recipe,
+        tmp_path / "export",
+        operating_threshold=0.5,
+        warmup_hu=exported.image_hu,
+        warmup_spacing_mm=(0.8, 0.8),
+        labels=exported.labels,
+    )
+    spacing_mm = np.float32([[0.8, 0.7], [1.3, 1.1]])  # smaller than the square, and larger
+    signatures = tf.saved_model.load(str(export_dir)).signatures
+    words = {"spacing_mm": tf.constant(spacing_mm)}
+    found = signatures["serving_default"](image_hu=tf.constant(exported.image_hu), **words)
+    for i, (image_hu, spacing) in enumerate(zip(exported.image_hu, spacing_mm, strict=True)):
+        grid = find_grid((96, 128), tuple(spacing.tolist()), 64, 1.5)
+        square = np.stack([place_hu(image_hu[..., c], grid) for c in range(3)], axis=-1)
+        wanted = exported.model.detect(window_numpy(square[None], data.window_hu))
+        count = int(wanted["num_detections"][0])
+        assert count > 0 and int(found["num_detections"][i]) == count
+        np.testing.assert_allclose(found["scores"][i], wanted["scores"][0], atol=1e-5)
+        shift, scale = np.tile(grid.shift_px[::-1], 2), np.tile(grid.scale[::-1], 2)
+        boxes = (np.asarray(wanted["boxes"][0])[:count] - shift) / scale
+        np.testing.assert_allclose(found["boxes"][i][:count], boxes, atol=1e-3)
+        assert not np.any(found["boxes"][i][count:])
+    png = [[encode_png(image[..., i]) for i in range(3)] for image in exported.image_hu]
+    again = signatures["serving_png"](png=tf.constant(png), **words)
+    np.testing.assert_array_equal(again["boxes"], found["boxes"])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="spacing_mm must be millimetres"):
+        signatures["serving_default"](
+            image_hu=tf.constant(exported.image_hu), spacing_mm=tf.zeros([2, 2])
+        )

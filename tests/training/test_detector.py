@@ -37,3 +37,13 @@ def test_crops_come_first_and_whole_images_last(share, ends):
 def test_without_crops_there_is_one_phase(change):
     recipe = override(RECIPE, change)
     assert list_phases(recipe, 5) == [recipe]
+
+
+@pytest.mark.parametrize(("share", "seconds"), [(0.0, 100), (0.25, 75), (1.0, 0)])
+def test_under_a_budget_phases_end_by_their_share_of_it(share, seconds):
+    changes = {"train.whole_image_fraction": share, "train.cpu_budget_s": 100}
+    crops, whole = list_phases(override(RECIPE, changes), 5)
+    assert (crops.train.cpu_budget_s, whole.train.cpu_budget_s) == (seconds, 100)
+    assert crops.train.epochs == whole.train.epochs == 0  # epochs do not end it
+    (only,) = list_phases(override(RECIPE, {**changes, "augment.crop_size_px": 0}), 5)
+    assert (only.train.epochs, only.train.cpu_budget_s) == (0, 100)

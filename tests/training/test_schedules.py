@@ -118,3 +118,13 @@ def test_other_schedules_are_left_alone():
     callback.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=9.0)))
     callback.on_train_begin()
     assert callback.model.optimizer.learning_rate == 9.0
+
+
+def test_a_phase_ends_with_its_own_budget_and_follows_the_whole_runs():
+    run = Run(TrainingState(), 6.0)
+    run.clock = CpuClock(run.state, COSINE, 6.0, whole_s=10.0, clock=lambda: run.now)
+    run.clock.set_model(run.model)
+    run.run_epoch(9)
+    assert run.model.stop_training and run.state.cpu_s == 6.0
+    assert run.rates == [compute_budget_rate(COSINE, share) for share in (0.0, 0.2, 0.4)]
+    assert run.clock.share == 0.6
