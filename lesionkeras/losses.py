@@ -123,39 +123,45 @@ def focal_loss(logits: Any, targets: Any, alpha: float, gamma: float) -> Any:
     return weight * ops.exp(-gamma * (cross_entropy + z)) * cross_entropy
 
 
-def retinanet_loss(
-    class_logits: Any,
-    box_deltas: Any,
-    target_classes: Any,
-    target_deltas: Any,
-    state: Any,
-    config: FocalLossConfig,
+def focal_class_loss(
+    class_logits: Any, target_classes: Any, state: Any, config: FocalLossConfig
 ) -> tuple[Any, Any]:
-    """Return RetinaNet's two losses, each summed over the batch and divided by its positives.
+    """Return RetinaNet's class loss, summed over the batch and divided by its positives.
 
     A batch without positives is divided by 1: it teaches what is no lesion.
 
     Args:
         class_logits: [B, A, C], each class yes or no.
-        box_deltas: [B, A, 4].
         target_classes: int32 [B, A]; read where state is 1.
-        target_deltas: float32 [B, A, 4]; read where state is 1.
         state: int32 [B, A]; 1 positive, 0 negative, -1 ignored.
-        config: Focal loss and weights.
+        config: Focal loss.
 
     Returns:
-        float32 scalars: class loss, box loss (weighted).
+        float32 scalars: the loss, and what it was divided by.
 
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection, 4.1 and 5.1.
     """
     is_positive = ops.equal(state, 1)
-    positive = ops.cast(is_positive, "float32")
-    num_positive = ops.maximum(ops.sum(positive), 1.0)
+    num_positive = ops.maximum(ops.sum(ops.cast(is_positive, "float32")), 1.0)
     classes = ops.arange(class_logits.shape[-1], dtype="int32")
     is_class = ops.equal(ops.cast(target_classes, "int32")[..., None], classes)
     targets = ops.logical_and(is_class, is_positive[..., None])
     counted = ops.cast(ops.not_equal(state, -1), "float32")[..., None]
     class_loss = ops.sum(focal_loss(class_logits, targets, config.alpha, config.gamma) * counted)
-    box_error = ops.cast(box_deltas, "float32") - target_deltas
-    box_loss = ops.sum(smooth_l1(box_error, config.smooth_l1_beta), axis=-1) * positive
-    return class_loss / num_positive, config.box_weight * ops.sum(box_loss) / num_positive
+    return class_loss / num_positive, num_positive
+
+
+def sum_box_loss(box_deltas: Any, target_deltas: Any, is_positive: Any, beta: float) -> Any:
+    """Return the smooth L1 loss of positive anchors, summed over coordinates and anchors.
+
+    Args:
+        box_deltas: [..., 4] of any float type.
+        target_deltas: float32 [..., 4]; read where is_positive.
+        is_positive: Bool [...].
+        beta: As for `smooth_l1`.
+
+    Returns:
+        A float32 scalar.
+    """
+    error = ops.cast(box_deltas, "float32") - target_deltas
+    return ops.sum(ops.where(is_positive[..., None], smooth_l1(error, beta), 0.0))

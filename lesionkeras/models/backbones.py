@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from lesionkeras.errors import RecipeError
+from lesionkeras.models.norm import FusedBatchNormalization
 
 BLOCK_TYPES = {"resnet34": "basic_block", "resnet50": "block"}
 NORM_MOMENTUM = 0.95  # KerasCV's .99 still holds a tenth of the initial variance after 225 steps
@@ -58,7 +59,7 @@ class SymmetricMaxPooling2D(keras.layers.MaxPooling2D):
         return super().compute_output_shape(_pad_shape(input_shape, self.pool_size))
 
 
-def _rebuild(layer: keras.layers.Layer, last_norm: str) -> keras.layers.Layer:
+def _rebuild(layer: keras.layers.Layer, last_norm: str, is_fused: bool) -> keras.layers.Layer:
     """Copy a layer; strided ones get our padding, a block's last norm starts at 0.
 
     With a last norm of 0 every block starts as the identity, so that a network without weights at
@@ -70,6 +71,7 @@ def _rebuild(layer: keras.layers.Layer, last_norm: str) -> keras.layers.Layer:
     elif isinstance(layer, keras.layers.Conv2D) and max(layer.strides) > 1:
         kind, config["padding"] = SymmetricConv2D, "valid"
     elif isinstance(layer, keras.layers.BatchNormalization):
+        kind = FusedBatchNormalization if is_fused else kind
         config["momentum"] = NORM_MOMENTUM
         if layer.name.endswith(last_norm):
             config["gamma_initializer"] = "zeros"
@@ -95,11 +97,13 @@ def build_kerascv_resnet(name: str, side_px: int | None = None) -> Any:
     )
 
 
-def build_resnet(name: str) -> keras.Model:
+def build_resnet(name: str, fused_norm: bool = False) -> keras.Model:
     """Return KerasCV's ResNet without top, padded symmetrically, for inputs of any size.
 
     Args:
         name: "resnet34" or "resnet50".
+        fused_norm: Whether batch norms are `FusedBatchNormalization`: the same but for rounding,
+            which in a training of thousands of steps gives other weights.
 
     Returns:
         A model from float [B, H, W, 3] to the four maps at STRIDES_PX, each
@@ -123,7 +127,7 @@ def build_resnet(name: str) -> keras.Model:
     maps = [plain.get_layer(layer).output for layer in plain.pyramid_level_inputs.values()]
     functional = keras.Model(plain.input, maps, name=name)
     return keras.models.clone_model(
-        functional, clone_function=lambda layer: _rebuild(layer, LAST_NORMS[name])
+        functional, clone_function=lambda layer: _rebuild(layer, LAST_NORMS[name], fused_norm)
     )
 
 

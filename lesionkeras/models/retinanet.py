@@ -29,15 +29,17 @@ from lesionkeras.config import (
     RetinaNetRecipe,
 )
 from lesionkeras.errors import RecipeError
-from lesionkeras.losses import retinanet_loss
+from lesionkeras.losses import focal_class_loss, sum_box_loss
 from lesionkeras.models.backbones import STRIDES_PX, build_resnet, freeze
 from lesionkeras.models.input_scaling import scale_input
+from lesionkeras.models.sparse_head import choose_cells, count_positions, run_at_cells
 from lesionkeras.models.ssd import UpTo
 from lesionkeras.recipe import from_json
 
 COARSE_STRIDES_PX = (64, 128)  # made from the backbone's last map
 MAX_GROUPS = 32  # of a group norm (Wu, He 2018; torchvision); fewer where channels do not divide
 NORM_EPSILON = 1e-5
+CELLS_PER_IMAGE = 32  # with a positive anchor, for which a step has room; a lesion has about 8
 
 
 def check_retinanet(recipe: RetinaNetRecipe) -> None:
@@ -125,7 +127,7 @@ def build_head(config: RetinaNetConfig, name: str, width: int, bias: float) -> k
 def _network(config: RetinaNetConfig) -> tuple[Any, dict[str, Any]]:
     _check_strides(config)
     image_unit = keras.Input((None, None, 3), name="image_unit")
-    resnet = build_resnet(config.backbone)
+    resnet = build_resnet(config.backbone, fused_norm=True)
     freeze(resnet, config.freeze_norm, config.frozen_stages)
     outputs = resnet(scale_input(image_unit, config.input_scaling))
     pyramid = _build_pyramid(dict(zip(STRIDES_PX, outputs, strict=True)), config)
@@ -134,12 +136,13 @@ def _network(config: RetinaNetConfig) -> tuple[Any, dict[str, Any]]:
         "class_logits": build_head(config, "class", config.num_classes, prior_logit),
         "box_deltas": build_head(config, "box", 4, 0.0),
     }
+    rows = {name: [head(x) for x in pyramid.values()] for name, head in heads.items()}
     return image_unit, {
-        name: keras.layers.Concatenate(axis=1, name=name)([head(x) for x in pyramid.values()])
-        if len(pyramid) > 1
-        else keras.layers.Identity(name=name)(head(*pyramid.values()))
-        for name, head in heads.items()
-    }
+        name: keras.layers.Concatenate(axis=1, name=name)(parts)
+        if len(parts) > 1
+        else keras.layers.Identity(name=name)(parts[0])
+        for name, parts in rows.items()
+    } | {"pyramid": list(pyramid.values())}
 
 
 @keras.saving.register_keras_serializable("lesionkeras")
@@ -147,7 +150,8 @@ class RetinaNet(keras.Model):
     """A detector that takes images of any size and knows its anchors, loss and decoding.
 
     Calling it maps image_unit float [B, H, W, 3] in 0..1 to `class_logits` [B, A, C] (a sigmoid
-    each) and `box_deltas` [B, A, 4], anchors in `make_anchors` order.  `fit` wants targets
+    each) and `box_deltas` [B, A, 4], anchors in `make_anchors` order, and to the heads' inputs,
+    `pyramid`, a list of [B, H / s, W / s, channels].  `fit` wants targets
     {"boxes": float32 [B, M, 4] px of the input, "classes": int32 [B, M], padding -1}.
 
     Args:
@@ -194,17 +198,44 @@ class RetinaNet(keras.Model):
         """Return the loss of a batch, a float32 scalar; static shapes throughout."""
         anchors = self.anchors(x.shape[1], x.shape[2])
         state, target_classes, target_deltas = assign_targets(anchors, y, self.match)
-        class_loss, box_loss = retinanet_loss(
-            y_pred["class_logits"],
-            y_pred["box_deltas"],
-            target_classes,
-            target_deltas,
-            state,
-            self.loss_config,
+        class_loss, num_positive = focal_class_loss(
+            y_pred["class_logits"], target_classes, state, self.loss_config
         )
+        box_loss = self._sum_box_loss(y_pred, target_deltas, ops.equal(state, 1))
+        box_loss = self.loss_config.box_weight * box_loss / num_positive
         self.class_loss.update_state(class_loss)
         self.box_loss.update_state(box_loss)
         return class_loss + box_loss
+
+    def _sum_box_loss(self, y_pred: Any, target_deltas: Any, is_positive: Any) -> Any:
+        """The box loss, from cells with a positive alone where that is cheaper and they are few.
+
+        Graphs then leave the whole `box_deltas` out: nothing else of a training step reads them.
+        """
+        config, beta = self.retinanet_config, self.loss_config.smooth_l1_beta
+        per_cell, maps = num_anchors_per_cell(config.anchors), y_pred["pyramid"]
+        batch, num_cells = is_positive.shape[0], is_positive.shape[1] // per_cell
+        num_convs, room = config.head_convs + 1, CELLS_PER_IMAGE * (batch or 0)
+        dense_cost = (batch or 0) * num_cells * num_convs
+        if config.norm != "none" or 2 * room * count_positions(num_convs) >= dense_cost:
+            return sum_box_loss(y_pred["box_deltas"], target_deltas, is_positive, beta)
+        head = self.get_layer("box_head")
+        by_cell = ops.reshape(is_positive, (batch, num_cells, per_cell))
+        cells, fits = choose_cells(ops.any(by_cell, axis=-1), room)
+
+        def at_cells() -> Any:
+            convs = [layer for layer in head.layers if isinstance(layer, keras.layers.Conv2D)]
+            kernels, biases = [c.kernel for c in convs], [c.bias for c in convs]
+            deltas = run_at_cells(maps, cells, kernels, biases)
+            targets = ops.take(ops.reshape(target_deltas, (-1, per_cell, 4)), cells, axis=0)
+            positive = ops.take(ops.reshape(by_cell, (-1, per_cell)), cells, axis=0)
+            return sum_box_loss(ops.reshape(deltas, (-1, per_cell, 4)), targets, positive, beta)
+
+        def everywhere() -> Any:
+            deltas = ops.concatenate([head(x) for x in maps], axis=1)
+            return sum_box_loss(deltas, target_deltas, is_positive, beta)
+
+        return ops.cond(fits, at_cells, everywhere)
 
     def detect(self, image_unit: Any) -> dict[str, Any]:
         """Return detections of images of one static size; see `models.detector.Detector`."""

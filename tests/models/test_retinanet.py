@@ -62,7 +62,9 @@ def test_shapes_of_odd_sizes_and_any_strides(strides, coarse_from):
     cells = sum(-(-97 // s) * -(-65 // s) for s in strides)
     num_anchors = cells * num_anchors_per_cell(anchors)
     assert len(model.anchors(97, 65)) == num_anchors
-    assert shapes == {"class_logits": (3, num_anchors, 1), "box_deltas": (3, num_anchors, 4)}
+    assert shapes["class_logits"] == (3, num_anchors, 1)
+    assert shapes["box_deltas"] == (3, num_anchors, 4)
+    assert shapes["pyramid"] == [(3, -(-97 // s), -(-65 // s), 16) for s in strides]
     names = {layer.name for layer in model.layers if layer.name.startswith("pyramid")}
     assert {f"pyramid{s}" for s in strides} <= names
     assert ("pyramid128" in names) == (128 in strides)  # what nobody asks for costs nothing

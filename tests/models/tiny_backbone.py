@@ -10,7 +10,7 @@ from lesionkeras.models import retinanet
 CHANNELS = (8, 12, 16, 24)
 
 
-def build_tiny_resnet(name: str) -> keras.Model:
+def build_tiny_resnet(name: str, fused_norm: bool = False) -> keras.Model:
     """Four stages, each a strided convolution with its norm, named as KerasCV's."""
     x = image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 3, strides=2, padding="same", name="conv1_conv")(x)
