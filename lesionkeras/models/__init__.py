@@ -9,12 +9,14 @@ import keras
 
 from lesionkeras.config import (
     DetectionRecipe,
+    FasterRCNNConfig,
     ResNet50UNetConfig,
     SegNetConfig,
     SSDConfig,
     UNetConfig,
 )
 from lesionkeras.models.blocks import check_size, inference_model
+from lesionkeras.models.faster_rcnn import build_faster_rcnn, check_faster_rcnn
 from lesionkeras.models.resnet50_unet import build_resnet50_unet
 from lesionkeras.models.segnet import build_segnet
 from lesionkeras.models.ssd import build_ssd
@@ -56,9 +58,12 @@ def build(config: SSDConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig) ->
 # Detectors are built from a whole recipe: their loss, matching and decoding are a part of them.
 DETECTORS: dict[type, Callable[[Any], keras.Model]] = {
     SSDConfig: lambda recipe: build_ssd(recipe.model, recipe.match, recipe.loss, recipe.decode),
+    FasterRCNNConfig: lambda recipe: build_faster_rcnn(
+        recipe.model, recipe.match, recipe.loss, recipe.decode
+    ),
 }
 # What of a recipe can be refused before anything is built or written; a detector may have none.
-CHECKS: dict[type, Callable[[Any], None]] = {}
+CHECKS: dict[type, Callable[[Any], None]] = {FasterRCNNConfig: check_faster_rcnn}
 
 
 def build_detector(recipe: DetectionRecipe) -> keras.Model:

@@ -75,30 +75,32 @@ def _rebuild(layer: keras.layers.Layer, last_norm: str) -> keras.layers.Layer:
     return kind.from_config(config)
 
 
-def build_kerascv_resnet(name: str, side_px: int | None = None) -> Any:
+def build_kerascv_resnet(name: str, side_px: int | None = None, last_stride: int = 2) -> Any:
     """Return KerasCV's own ResNet without top and without rescaling, random weights.
 
     Args:
         name: A key of BLOCK_TYPES.
         side_px: Of the square input; None takes any size.
+        last_stride: Of the last stage.
     """
     import keras_cv
 
     return keras_cv.models.ResNetBackbone(
         stackwise_filters=[64, 128, 256, 512],
         stackwise_blocks=[3, 4, 6, 3],
-        stackwise_strides=[1, 2, 2, 2],
+        stackwise_strides=[1, 2, 2, last_stride],
         include_rescaling=False,
         input_shape=(side_px, side_px, 3),
         block_type=BLOCK_TYPES[name],
     )
 
 
-def build_resnet(name: str) -> keras.Model:
+def build_resnet(name: str, last_stride: int = 2) -> keras.Model:
     """Return KerasCV's ResNet without top, padded symmetrically, for inputs of any size.
 
     Args:
         name: "resnet34" or "resnet50".
+        last_stride: Of the last stage; 1 leaves its map at stride 16.
 
     Returns:
         A model from float [B, H, W, 3] to the four maps at STRIDES_PX, each
@@ -118,7 +120,7 @@ def build_resnet(name: str) -> keras.Model:
             wanted=" or ".join(BLOCK_TYPES),
             next_step="choose one of them",
         )
-    plain = build_kerascv_resnet(name)
+    plain = build_kerascv_resnet(name, last_stride=last_stride)
     maps = [plain.get_layer(layer).output for layer in plain.pyramid_level_inputs.values()]
     functional = keras.Model(plain.input, maps, name=name)
     return keras.models.clone_model(
