@@ -10,6 +10,7 @@ Two ways to have maps and a second stage, as `pyramid_channels` says:
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import keras
@@ -185,6 +186,11 @@ def _small() -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(stddev=_STDDEV)
 
 
+def _prior(prob: float) -> keras.initializers.Initializer:
+    """The bias with which a logit starts at a probability (Lin et al. 2017, Focal Loss, 4.1)."""
+    return keras.initializers.Constant(math.log(prob / (1 - prob)))
+
+
 def build_rpn(channels: int, config: FasterRCNNConfig) -> keras.Model:
     """Build the region proposal network's head, one for all maps.
 
@@ -204,7 +210,10 @@ def build_rpn(channels: int, config: FasterRCNNConfig) -> keras.Model:
     x = normalise(conv(features), config.norm, "rpn_norm")
     x = keras.layers.ReLU(name="rpn_relu")(x)
     count, make = num_anchors_per_cell(config.anchors), keras.layers.Conv2D
-    logits = make(count, 1, kernel_initializer=_small(), name="rpn_class")(x)
+    prior = _prior(config.prior_prob)
+    logits = make(count, 1, kernel_initializer=_small(), bias_initializer=prior, name="rpn_class")(
+        x
+    )
     deltas = make(4 * count, 1, kernel_initializer=_small(), name="rpn_box")(x)
     rows = {
         "rpn_logits": keras.layers.Reshape((-1,), name="rpn_class_rows")(logits),
@@ -247,8 +256,11 @@ def build_head(
                 x = keras.layers.Dropout(config.dropout, name=f"head_dropout{i}")(x)
     dense, count = keras.layers.Dense, config.num_classes
     deltas = dense(4 * count, kernel_initializer=_small(), name="head_box")(x)
+    prior = _prior(config.prior_prob)
     found = {
-        "class_logits": dense(count, kernel_initializer=_small(), name="head_class")(x),
+        "class_logits": dense(
+            count, kernel_initializer=_small(), bias_initializer=prior, name="head_class"
+        )(x),
         "box_deltas": keras.layers.Reshape((count, 4), name="head_box_rows")(deltas),
     }
     return keras.Model(region, found, name="head")
