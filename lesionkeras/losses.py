@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from lesionkeras.config import LossConfig
+from lesionkeras.config import FocalLossConfig, LossConfig
 
 # A batch of 32 crops wants about 2,000; sorting all of its 100,000 anchors took a fifth of a step.
 MAX_HARD_NEGATIVES = 4096
@@ -97,3 +97,65 @@ def multibox_loss(
     box_loss = ops.sum(smooth_l1(box_error, config.smooth_l1_beta), axis=-1) * positive
     class_loss = ops.sum(positive_loss + negative_loss * chosen) / num_positive
     return class_loss, config.box_weight * ops.sum(box_loss) / num_positive
+
+
+def focal_loss(logits: Any, targets: Any, alpha: float, gamma: float) -> Any:
+    """Return the focal loss of each logit: cross-entropy, less of what is right already.
+
+    With z the logit of what is true (-logit where nothing is), p = sigmoid(z), its cross-entropy is
+    softplus(-z) and 1 - p is exp(-softplus(z)): no probability is rounded to 0 or 1 on the way.
+
+    Args:
+        logits: [...] of any float type.
+        targets: Bool [...]; true where there is a lesion.
+        alpha: Weight of true ones; of the others 1 - alpha.
+        gamma: Exponent of 1 - p.
+
+    Returns:
+        float32 [...].
+
+    Source: Lin et al. 2017, Focal Loss for Dense Object Detection, equation 5.
+    """
+    logits = ops.cast(logits, "float32")
+    z = ops.where(targets, logits, -logits)
+    cross_entropy = ops.softplus(-z)
+    weight = ops.where(targets, alpha, 1.0 - alpha)
+    return weight * ops.exp(-gamma * (cross_entropy + z)) * cross_entropy
+
+
+def retinanet_loss(
+    class_logits: Any,
+    box_deltas: Any,
+    target_classes: Any,
+    target_deltas: Any,
+    state: Any,
+    config: FocalLossConfig,
+) -> tuple[Any, Any]:
+    """Return RetinaNet's two losses, each summed over the batch and divided by its positives.
+
+    A batch without positives is divided by 1: it teaches what is no lesion.
+
+    Args:
+        class_logits: [B, A, C], each class yes or no.
+        box_deltas: [B, A, 4].
+        target_classes: int32 [B, A]; read where state is 1.
+        target_deltas: float32 [B, A, 4]; read where state is 1.
+        state: int32 [B, A]; 1 positive, 0 negative, -1 ignored.
+        config: Focal loss and weights.
+
+    Returns:
+        float32 scalars: class loss, box loss (weighted).
+
+    Source: Lin et al. 2017, Focal Loss for Dense Object Detection, 4.1 and 5.1.
+    """
+    is_positive = ops.equal(state, 1)
+    positive = ops.cast(is_positive, "float32")
+    num_positive = ops.maximum(ops.sum(positive), 1.0)
+    classes = ops.arange(class_logits.shape[-1], dtype="int32")
+    is_class = ops.equal(ops.cast(target_classes, "int32")[..., None], classes)
+    targets = ops.logical_and(is_class, is_positive[..., None])
+    counted = ops.cast(ops.not_equal(state, -1), "float32")[..., None]
+    class_loss = ops.sum(focal_loss(class_logits, targets, config.alpha, config.gamma) * counted)
+    box_error = ops.cast(box_deltas, "float32") - target_deltas
+    box_loss = ops.sum(smooth_l1(box_error, config.smooth_l1_beta), axis=-1) * positive
+    return class_loss / num_positive, config.box_weight * ops.sum(box_loss) / num_positive

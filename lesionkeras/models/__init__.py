@@ -8,16 +8,20 @@ from typing import Any
 import keras
 
 from lesionkeras.config import (
+    BaselineCNNConfig,
     DetectionRecipe,
     FasterRCNNConfig,
     ResNet50UNetConfig,
+    RetinaNetConfig,
     SegNetConfig,
     SSDConfig,
     UNetConfig,
 )
+from lesionkeras.models.baseline_cnn import build_baseline_cnn, check_baseline_cnn
 from lesionkeras.models.blocks import check_size, inference_model
 from lesionkeras.models.faster_rcnn import build_faster_rcnn, check_faster_rcnn
 from lesionkeras.models.resnet50_unet import build_resnet50_unet
+from lesionkeras.models.retinanet import build_retinanet, check_retinanet
 from lesionkeras.models.segnet import build_segnet
 from lesionkeras.models.ssd import build_ssd
 from lesionkeras.models.unet import build_unet
@@ -34,13 +38,20 @@ __all__ = [
 
 BUILDERS: dict[type, Callable[[Any], keras.Model]] = {
     SSDConfig: build_ssd,
+    RetinaNetConfig: build_retinanet,
+    BaselineCNNConfig: build_baseline_cnn,
     UNetConfig: build_unet,
     SegNetConfig: build_segnet,
     ResNet50UNetConfig: build_resnet50_unet,
 }
 
 
-def build(config: SSDConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig) -> keras.Model:
+NetworkConfig = (
+    SSDConfig | RetinaNetConfig | BaselineCNNConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig
+)
+
+
+def build(config: NetworkConfig) -> keras.Model:
     """Return the network of a config with random weights.
 
     Args:
@@ -58,12 +69,22 @@ def build(config: SSDConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig) ->
 # Detectors are built from a whole recipe: their loss, matching and decoding are a part of them.
 DETECTORS: dict[type, Callable[[Any], keras.Model]] = {
     SSDConfig: lambda recipe: build_ssd(recipe.model, recipe.match, recipe.loss, recipe.decode),
+    RetinaNetConfig: lambda recipe: build_retinanet(
+        recipe.model, recipe.match, recipe.loss, recipe.decode
+    ),
     FasterRCNNConfig: lambda recipe: build_faster_rcnn(
         recipe.model, recipe.match, recipe.loss, recipe.decode
     ),
+    BaselineCNNConfig: lambda recipe: build_baseline_cnn(
+        recipe.model, recipe.data.image_size_px, recipe.decode
+    ),
 }
 # What of a recipe can be refused before anything is built or written; a detector may have none.
-CHECKS: dict[type, Callable[[Any], None]] = {FasterRCNNConfig: check_faster_rcnn}
+CHECKS: dict[type, Callable[[Any], None]] = {
+    RetinaNetConfig: check_retinanet,
+    FasterRCNNConfig: check_faster_rcnn,
+    BaselineCNNConfig: check_baseline_cnn,
+}
 
 
 def build_detector(recipe: DetectionRecipe) -> keras.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
@@ -126,3 +127,22 @@ def build_resnet(name: str, last_stride: int = 2) -> keras.Model:
     return keras.models.clone_model(
         functional, clone_function=lambda layer: _rebuild(layer, LAST_NORMS[name])
     )
+
+
+def freeze(backbone: keras.Model, norms: bool, stages: int) -> None:
+    """Keep parts of a backbone as its weights have them.
+
+    Args:
+        backbone: From `build_resnet` or `vgg16.build_vgg16`, whose blocks are its stages.
+        norms: Whether all batch norms keep scale, offset and statistics; Keras then takes the
+            moving statistics in training too.
+        stages: How many of the four stages, from the image on, are not trained; the stem goes with
+            the first.
+    """
+    for layer in backbone.layers:
+        stack = re.match(r"v2_stack_(\d)", layer.name)
+        block = re.match(r"block(\d)", layer.name)
+        stage = int(stack[1]) if stack else int(block[1]) - 1 if block else 0
+        is_frozen = stage < stages
+        if is_frozen or (norms and isinstance(layer, keras.layers.BatchNormalization)):
+            layer.trainable = False

@@ -18,12 +18,14 @@ import keras
 from lesionkeras.boxes.anchors import num_anchors_per_cell
 from lesionkeras.config import FasterRCNNConfig
 from lesionkeras.errors import RecipeError
-from lesionkeras.models.backbones import STRIDES_PX, build_resnet
+from lesionkeras.models.backbones import STRIDES_PX, build_resnet, freeze
 from lesionkeras.models.blocks import normalise
 from lesionkeras.models.input_scaling import scale_input
-from lesionkeras.models.segnet import NUM_CONVS, VGG16_CHANNELS
+from lesionkeras.models.ssd import UpTo
+from lesionkeras.models.vgg16 import build_vgg16
 
 SINGLE_STRIDE_PX = 16  # of the map without a pyramid (Ren et al. 2015, 3.3; Keras-FRCNN)
+_VGG16_MAPS = ("block3_conv3", "block4_conv3", "block5_conv3", "block5_pool")  # at STRIDES_PX
 _STDDEV = 0.01  # of new layers' weights (Ren et al. 2015, 3.1.3)
 
 
@@ -96,44 +98,13 @@ def build_backbone(config: FasterRCNNConfig) -> keras.Model:
         RecipeError: The backbone is not known.
     """
     if config.backbone == "vgg16":
-        backbone = build_vgg16()
-        frozen = tuple(f"block{i + 1}_" for i in range(config.frozen_stages))
+        vgg16 = build_vgg16()
+        maps = [vgg16.get_layer(name).output for name in _VGG16_MAPS]
+        backbone = keras.Model(vgg16.inputs[0], maps, name="vgg16")
     else:
         backbone = build_resnet(config.backbone, last_stride=2 if config.pyramid_channels else 1)
-        frozen = tuple(f"v2_stack_{i}_" for i in range(config.frozen_stages))
-        frozen += ("conv1_",) if frozen else ()
-    for layer in backbone.layers:
-        is_norm = isinstance(layer, keras.layers.BatchNormalization)
-        if layer.name.startswith(frozen or ("\0",)) or (is_norm and config.freeze_norm):
-            layer.trainable = False  # a norm then also takes its moving statistics in training
+    freeze(backbone, config.freeze_norm, config.frozen_stages)
     return backbone
-
-
-def build_vgg16() -> keras.Model:
-    """Build VGG16's convolutions under Keras' names, for inputs of any size.
-
-    Returns:
-        A model `vgg16` from float [B, H, W, 3] to the last maps of blocks 3, 4 and 5 and the pooled
-        one of block 5: strides 4, 8, 16, 32 (sides rounded up), 256, 512, 512 and 512 channels.
-
-    Source: Simonyan and Zisserman 2015, table 1, D.
-    """
-    x = image = keras.Input((None, None, 3))
-    maps = []
-    for block, (count, channels) in enumerate(zip(NUM_CONVS, VGG16_CHANNELS, strict=True), 1):
-        for i in range(1, count + 1):
-            x = keras.layers.Conv2D(
-                channels,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_initializer="he_normal",
-                name=f"block{block}_conv{i}",
-            )(x)
-        maps.append(x)
-        # 'same' rounds an odd side up, as make_anchors does; an even one is Keras' own VGG16
-        x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool")(x)
-    return keras.Model(image, [*maps[2:], x], name="vgg16")
 
 
 def _run_backbone(
@@ -148,15 +119,6 @@ def _run_backbone(
     trunk = keras.Model(backbone.inputs[0], outputs, name="trunk")
     found = trunk(x)
     return dict(zip(used, found if isinstance(found, list) else [found], strict=True))
-
-
-class _UpTo(keras.layers.Layer):
-    """Nearest upsampling by 2, cut to the finer map's size (odd sizes halve upwards), added."""
-
-    def call(self, inputs: Any) -> Any:
-        coarse, fine = inputs
-        big = keras.ops.repeat(keras.ops.repeat(coarse, 2, axis=1), 2, axis=2)
-        return big[:, : keras.ops.shape(fine)[1], : keras.ops.shape(fine)[2], :] + fine
 
 
 def build_pyramid(maps: dict[int, Any], channels: int, norm: str) -> dict[int, Any]:
@@ -176,7 +138,7 @@ def build_pyramid(maps: dict[int, Any], channels: int, norm: str) -> dict[int, A
     for stride in sorted(maps, reverse=True):
         lateral = keras.layers.Conv2D(channels, 1, name=f"lateral{stride}_conv")(maps[stride])
         lateral = normalise(lateral, norm, f"lateral{stride}_norm")
-        above = lateral if above is None else _UpTo(name=f"add{stride}")([above, lateral])
+        above = lateral if above is None else UpTo(name=f"add{stride}")([above, lateral])
         smooth = keras.layers.Conv2D(channels, 3, padding="same", name=f"smooth{stride}_conv")
         out[stride] = normalise(smooth(above), norm, f"smooth{stride}_norm")
     return out

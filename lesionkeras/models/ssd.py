@@ -21,10 +21,7 @@ import keras
 from keras import ops
 
 from lesionkeras.boxes.anchors import make_anchors, num_anchors_per_cell
-from lesionkeras.boxes.coding import decode_boxes, encode_boxes
-from lesionkeras.boxes.matching import match_anchors
-from lesionkeras.boxes.overlap import clip_boxes
-from lesionkeras.boxes.suppression import select_detections
+from lesionkeras.boxes.targets import assign_targets, decode_detections
 from lesionkeras.config import DecodeConfig, LossConfig, MatchConfig, SSDConfig
 from lesionkeras.errors import RecipeError
 from lesionkeras.losses import log_probabilities, multibox_loss
@@ -55,10 +52,11 @@ def _extra_maps(x: Any, config: SSDConfig) -> dict[int, Any]:
     return maps
 
 
-class _UpTo(keras.layers.Layer):
-    """Nearest upsampling by 2, cut to the finer map's size (odd sizes halve upwards)."""
+class UpTo(keras.layers.Layer):
+    """Nearest upsampling by 2, cut to the finer map's size (odd sizes halve upwards), and added."""
 
     def call(self, inputs: Any) -> Any:
+        """Return [B, H, W, C] of (coarse [B, H / 2, W / 2, C], fine [B, H, W, C])."""
         coarse, fine = inputs
         big = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
         return big[:, : ops.shape(fine)[1], : ops.shape(fine)[2], :] + fine
@@ -73,7 +71,7 @@ def _top_down(maps: dict[int, Any], channels: int) -> dict[int, Any]:
         x = keras.layers.BatchNormalization(
             momentum=NORM_MOMENTUM, epsilon=1e-5, name=f"lateral{stride}_bn"
         )(x)
-        above = x if above is None else _UpTo(name=f"add{stride}")([above, x])
+        above = x if above is None else UpTo(name=f"add{stride}")([above, x])
         out[stride] = keras.layers.ReLU(name=f"merged{stride}_relu")(above)
     return out
 
@@ -189,10 +187,7 @@ class SSD(keras.Model):
     ) -> Any:
         """Return the multibox loss of a batch, a float32 scalar; static shapes throughout."""
         anchors = self.anchors(x.shape[1], x.shape[2])
-        matched_idx, state = match_anchors(anchors, y["boxes"], y["classes"], self.match)
-        boxes = ops.take_along_axis(y["boxes"], matched_idx[..., None], axis=1)
-        target_classes = ops.take_along_axis(y["classes"], matched_idx, axis=1)
-        target_deltas = encode_boxes(boxes, anchors, self.match.variances, xp=ops)
+        state, target_classes, target_deltas = assign_targets(anchors, y, self.match)
         class_loss, box_loss = multibox_loss(
             y_pred["class_logits"],
             y_pred["box_deltas"],
@@ -217,14 +212,15 @@ class SSD(keras.Model):
         """
         height, width = image_unit.shape[1], image_unit.shape[2]
         raw = self(image_unit, training=False)
-        boxes = decode_boxes(
-            ops.cast(raw["box_deltas"], "float32"),
-            self.anchors(height, width),
-            self.match.variances,
-            xp=ops,
-        )
         scores = ops.exp(log_probabilities(raw["class_logits"])[1])
-        return select_detections(clip_boxes(boxes, height, width, xp=ops), scores, self.decode)
+        return decode_detections(
+            raw["box_deltas"],
+            scores,
+            self.anchors(height, width),
+            (height, width),
+            self.match.variances,
+            self.decode,
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return every constructor argument as plain values."""

@@ -41,6 +41,7 @@ from lesionkeras.config import (
 from lesionkeras.errors import RecipeError
 from lesionkeras.models.imagenet import SOURCES, fetch_imagenet, read_imagenet
 from lesionkeras.models.input_scaling import INPUT_SCALINGS
+from lesionkeras.models.vgg16 import list_later_keys
 
 _PREPROCESSING = "preprocessing"
 _RANGES = {"0..255": 255.0, "0..1": 1.0}  # where the 1 of a 0..1 image is
@@ -81,7 +82,9 @@ def load_backbone_weights(model: keras.Model, config: Pretrained | UNetConfig) -
     shapes = {key: tuple(variable.shape) for key, variable in variables.items()}
     if config.weights == "imagenet":
         where = SOURCES[config.backbone].url
-        arrays = read_imagenet(config.backbone)
+        unused = _list_unused(shapes, config.backbone)
+        read = read_imagenet(config.backbone)
+        arrays = {key: array for key, array in read.items() if key not in unused}
         _check_keys(arrays, shapes, where, config.backbone)
         for key, array in arrays.items():
             _check_header(key, array.shape, array.dtype, shapes[key], where)
@@ -96,6 +99,13 @@ def _list_variables(model: keras.Model, backbone: str) -> dict[str, Any]:
     if backbone == "vgg16":  # SegNet's norms are not VGG16's
         layers = [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
     return {f"{layer.name}/{v.name}": v for layer in layers for v in layer.weights}
+
+
+def _list_unused(shapes: Collection[str], backbone: str) -> set[str]:
+    """What a file may hold beside: VGG16's blocks after the last one of the network."""
+    if backbone != "vgg16":
+        return set()
+    return list_later_keys(max(int(key.removeprefix("block")[0]) for key in shapes))
 
 
 def resolve_input_scaling(config: NetworkConfig) -> NetworkConfig:
@@ -191,6 +201,8 @@ def _read_backbone(
             for name in archive.namelist()
             if name != f"{_PREPROCESSING}.npy"
         ]
+        unused = _list_unused(shapes, backbone)
+        keys = [key for key in keys if key not in unused]
         _check_keys(keys, shapes, str(path), backbone)
         for key, wanted in shapes.items():
             with archive.open(f"{key}.npy") as file:
