@@ -112,6 +112,26 @@ RULES: dict[str, Rule] = {
     "model.head_convs": _NOT_NEGATIVE,
     "model.coarse_from": _one_of("p5", "c5"),
     "model.frozen_stages": ("a whole number from 0 to 4", lambda value: 0 <= value <= 4),
+    "model.rpn_channels": _COUNT,
+    "model.proposals.score_threshold": _PART,
+    "model.proposals.iou_threshold": _SHARE,
+    "model.proposals.candidates": _COUNT,
+    "model.proposals.max_detections": _COUNT,
+    "model.roi_cells": _COUNT,
+    "model.roi_samples": _NOT_NEGATIVE,
+    "model.roi_canonical_px": _POSITIVE,
+    "match.sampled_anchors": _COUNT,
+    "match.positive_anchor_fraction": _SHARE,
+    "match.sampled_rois": _COUNT,
+    "match.positive_roi_fraction": _SHARE,
+    "match.rpn.positive_iou": _SHARE,
+    "match.rpn.negative_iou": ("a number above 0, at most 1", lambda value: 0 < value <= 1),
+    "match.rpn.variances": _POSITIVES,
+    "match.rois.positive_iou": _SHARE,
+    "match.rois.negative_iou": ("a number above 0, at most 1", lambda value: 0 < value <= 1),
+    "match.rois.variances": _POSITIVES,
+    "loss.rpn_box_weight": _NOT_NEGATIVE,
+    "loss.rpn_smooth_l1_beta": _POSITIVE,
     "model.frontend": _one_of("none", "vgg16", "vgg16_concat"),
     "model.vgg_block": ("2, 3 or 4", lambda value: value in (2, 3, 4)),
     "loss.alpha": _SHARE,
@@ -163,6 +183,12 @@ RULES: dict[str, Rule] = {
 }
 # Where a part of a recipe has rules of its own for a name that others have too: class, field, rule.
 PART_RULES: dict[str, dict[str, Rule]] = {
+    "FasterRCNNConfig": {
+        "backbone": _one_of("resnet34", "resnet50", "vgg16"),
+        "pyramid_channels": _NOT_NEGATIVE,
+        "head_channels": _COUNT,
+        "norm": _one_of("none", "group"),
+    },
     "RetinaNetConfig": {"norm": _one_of("none", "group")},
     "BaselineCNNConfig": {
         "upsampling": _one_of("nearest", "bilinear"),
@@ -187,5 +213,8 @@ PART_RULES: dict[str, dict[str, Rule]] = {
 # (this path, must not exceed that path)
 ORDERED = (
     ("match.negative_iou", "match.positive_iou"),
+    ("match.rpn.negative_iou", "match.rpn.positive_iou"),
+    ("match.rois.negative_iou", "match.rois.positive_iou"),
+    ("model.proposals.max_detections", "model.proposals.candidates"),
     ("decode.max_detections", "decode.candidates"),
 )

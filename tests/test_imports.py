@@ -12,7 +12,7 @@ PROJECT = ("lesionkeras", "tfds_builders", "experiments")
 
 KNOBS = {"errors", "config", "limits", "recipe"}
 BASE = KNOBS | {"ct", "boxes", "metrics"}
-LOSSES = {"losses", "segmentation_losses"}
+LOSSES = {"losses", "rcnn_losses", "segmentation_losses"}
 ENGINE = BASE | LOSSES | {"data", "models"}
 # What each part of the library may import beside itself.
 ALLOWED = {
@@ -28,6 +28,7 @@ ALLOWED = {
     "metrics": KNOBS | {"boxes"},  # box geometry stands in one place
     "data": BASE,
     "losses": BASE,
+    "rcnn_losses": BASE | {"losses"},
     "segmentation_losses": BASE,
     "models": BASE | LOSSES,  # never data: a network does not know where images come from
     "training": ENGINE,
@@ -39,7 +40,7 @@ LIBRARY = set(ALLOWED) | {"__version__", "__init__"}
 ONLY_STANDARD_LIBRARY = ("errors", "config", "limits", "recipe", "cli", "cli_data", "cli_evaluate")
 NO_ENGINE = {"ct": {"keras", "keras_cv"}, "metrics": {"tensorflow", "keras", "keras_cv"}}
 # Networks also run on Keras' other engines; where keras.ops has no equal a comment must say so.
-COMMENTED_TENSORFLOW = ("boxes", "losses", "segmentation_losses", "models")
+COMMENTED_TENSORFLOW = ("boxes", "losses", "rcnn_losses", "segmentation_losses", "models")
 
 
 def list_modules():

@@ -8,6 +8,7 @@ from lesionkeras import config
 from lesionkeras.config import (
     AnchorConfig,
     BaselineCNNRecipe,
+    FasterRCNNRecipe,
     ResNet50UNetRecipe,
     RetinaNetRecipe,
     SegNetRecipe,
@@ -202,7 +203,7 @@ def test_a_name_must_fit_a_folder(name):
 
 
 def test_the_default_passes_and_every_rule_belongs_to_a_field():
-    detectors = (SSDRecipe, RetinaNetRecipe, BaselineCNNRecipe)
+    detectors = (SSDRecipe, RetinaNetRecipe, FasterRCNNRecipe, BaselineCNNRecipe)
     segmenters = (UNetRecipe, SegNetRecipe, ResNet50UNetRecipe)
     recipes = [recipe() for recipe in (*detectors, *segmenters)]
     known = set().union(*map(flatten, recipes))

@@ -144,12 +144,73 @@ class BaselineCNNConfig:
 
 
 @dataclass(frozen=True)
+class DecodeConfig:
+    """From anchors to detections; used by evaluation and export alike."""
+
+    score_threshold: float = 0.02  # what is kept for the precision-recall curve
+    iou_threshold: float = 0.45  # suppression (SSD, Liu 2016)
+    candidates: int = 256  # best anchors that enter suppression
+    max_detections: int = 50
+
+
+@dataclass(frozen=True)
+class FasterRCNNConfig:
+    """The network (Ren et al. 2015; P2, 4.3)."""
+
+    backbone: str = "resnet50"  # or resnet34, vgg16 (P2's future work)
+    weights: str = "none"  # "none", "imagenet" or a .npz file
+    input_scaling: str = "unit"  # "unit", "imagenet_caffe", "imagenet_torch"; the weights decide
+    num_classes: int = 1  # lesion classes; background is implicit
+    pyramid_channels: int = 128  # 0: one map of stride 16, as P2 and Keras-FRCNN
+    norm: str = "group"  # of pyramid and proposal network; "none"
+    freeze_norm: bool = False  # batch norms keep the statistics of the weights
+    frozen_stages: int = 0  # of the backbone's, from the image on, that are not trained
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    rpn_channels: int = 128  # of the proposal network's convolution
+    proposals: DecodeConfig = field(  # the best anchors: which go on to the second stage
+        default_factory=lambda: DecodeConfig(0.0, 0.7, 512, 128)
+    )
+    roi_cells: int = 7  # a region is resampled to 7 x 7 (Fast R-CNN, 2.1)
+    roi_samples: int = 2  # along each side of a cell (Mask R-CNN, 3); 0: as many as it covers
+    roi_canonical_px: float = 112.0  # side from which a region is cut from the map of stride 16
+    head_channels: int = 512  # of the second stage's dense layers, where it has some
+    dropout: float = 0.0  # after each of them
+    prior_prob: float = 0.05  # of an object, then of a class, at the start; .5: no bias
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """Multibox loss (SSD; P1, 3.3)."""
 
     negatives_per_positive: float = 3.0
     box_weight: float = 1.0
     smooth_l1_beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class FasterRCNNMatchConfig:
+    """What either stage learns from, image by image."""
+
+    # P2, 4.3 and Ren 2015, 3.1.2 have .7, which leaves a small lesion its one forced anchor, among
+    # 256 drawn: the proposal network then hardly learns.
+    rpn: MatchConfig = field(default_factory=lambda: MatchConfig(0.5, 0.3, (1.0, 1.0, 1.0, 1.0)))
+    sampled_anchors: int = 64  # Ren 2015, 3.1.3: 256
+    positive_anchor_fraction: float = 0.5
+    rois: MatchConfig = field(  # Fast R-CNN, 2.3; nothing is forced
+        default_factory=lambda: MatchConfig(0.5, 0.5, (0.1, 0.1, 0.2, 0.2))
+    )
+    sampled_rois: int = 64  # Fast R-CNN, 2.3
+    positive_roi_fraction: float = 0.25
+
+
+@dataclass(frozen=True)
+class FasterRCNNLossConfig:
+    """Log losses and smooth L1 of both stages (Ren 2015, equation 1; P2, equation 1)."""
+
+    rpn_box_weight: float = 1.0  # P2's lambda, which it does not give
+    rpn_smooth_l1_beta: float = 0.1111111  # in anchor sides: Ren's and Detectron's 1 / 9
+    box_weight: float = 1.0
+    smooth_l1_beta: float = 1.0  # in variances
 
 
 @dataclass(frozen=True)
@@ -182,16 +243,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class DecodeConfig:
-    """From anchors to detections; used by evaluation and export alike."""
-
-    score_threshold: float = 0.02  # what is kept for the precision-recall curve
-    iou_threshold: float = 0.45  # suppression (SSD, Liu 2016)
-    candidates: int = 256  # best anchors that enter suppression
-    max_detections: int = 50
-
-
-@dataclass(frozen=True)
 class DetectionRecipe:
     """What runs of all detectors have; each detector's recipe says which `model`.
 
@@ -201,7 +252,9 @@ class DetectionRecipe:
     name: str = "default"
     data: DataConfig = field(default_factory=DataConfig)
     augment: DetectionAugmentConfig = field(default_factory=DetectionAugmentConfig)
-    model: SSDConfig | RetinaNetConfig | BaselineCNNConfig = field(default_factory=SSDConfig)
+    model: SSDConfig | RetinaNetConfig | FasterRCNNConfig | BaselineCNNConfig = field(
+        default_factory=SSDConfig
+    )
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -223,6 +276,15 @@ class RetinaNetRecipe(DetectionRecipe):
     model: RetinaNetConfig = field(default_factory=RetinaNetConfig)
     match: MatchConfig = field(default_factory=lambda: MatchConfig(0.5, 0.4))  # Lin 2017, 4
     loss: FocalLossConfig = field(default_factory=FocalLossConfig)
+
+
+@dataclass(frozen=True)
+class FasterRCNNRecipe(DetectionRecipe):
+    """One run of Faster R-CNN (Ren et al. 2015)."""
+
+    model: FasterRCNNConfig = field(default_factory=FasterRCNNConfig)
+    match: FasterRCNNMatchConfig = field(default_factory=FasterRCNNMatchConfig)
+    loss: FasterRCNNLossConfig = field(default_factory=FasterRCNNLossConfig)
 
 
 @dataclass(frozen=True)

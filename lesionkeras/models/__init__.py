@@ -10,6 +10,7 @@ import keras
 from lesionkeras.config import (
     BaselineCNNConfig,
     DetectionRecipe,
+    FasterRCNNConfig,
     ResNet50UNetConfig,
     RetinaNetConfig,
     SegNetConfig,
@@ -18,6 +19,7 @@ from lesionkeras.config import (
 )
 from lesionkeras.models.baseline_cnn import build_baseline_cnn, check_baseline_cnn
 from lesionkeras.models.blocks import check_size, inference_model
+from lesionkeras.models.faster_rcnn import build_faster_rcnn, check_faster_rcnn
 from lesionkeras.models.resnet50_unet import build_resnet50_unet
 from lesionkeras.models.retinanet import build_retinanet, check_retinanet
 from lesionkeras.models.segnet import build_segnet
@@ -70,6 +72,9 @@ DETECTORS: dict[type, Callable[[Any], keras.Model]] = {
     RetinaNetConfig: lambda recipe: build_retinanet(
         recipe.model, recipe.match, recipe.loss, recipe.decode
     ),
+    FasterRCNNConfig: lambda recipe: build_faster_rcnn(
+        recipe.model, recipe.match, recipe.loss, recipe.decode
+    ),
     BaselineCNNConfig: lambda recipe: build_baseline_cnn(
         recipe.model, recipe.data.image_size_px, recipe.decode
     ),
@@ -77,6 +82,7 @@ DETECTORS: dict[type, Callable[[Any], keras.Model]] = {
 # What of a recipe can be refused before anything is built or written; a detector may have none.
 CHECKS: dict[type, Callable[[Any], None]] = {
     RetinaNetConfig: check_retinanet,
+    FasterRCNNConfig: check_faster_rcnn,
     BaselineCNNConfig: check_baseline_cnn,
 }
 

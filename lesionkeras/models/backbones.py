@@ -78,32 +78,34 @@ def _rebuild(layer: keras.layers.Layer, last_norm: str, is_fused: bool) -> keras
     return kind.from_config(config)
 
 
-def build_kerascv_resnet(name: str, side_px: int | None = None) -> Any:
+def build_kerascv_resnet(name: str, side_px: int | None = None, last_stride: int = 2) -> Any:
     """Return KerasCV's own ResNet without top and without rescaling, random weights.
 
     Args:
         name: A key of BLOCK_TYPES.
         side_px: Of the square input; None takes any size.
+        last_stride: Of the last stage.
     """
     import keras_cv
 
     return keras_cv.models.ResNetBackbone(
         stackwise_filters=[64, 128, 256, 512],
         stackwise_blocks=[3, 4, 6, 3],
-        stackwise_strides=[1, 2, 2, 2],
+        stackwise_strides=[1, 2, 2, last_stride],
         include_rescaling=False,
         input_shape=(side_px, side_px, 3),
         block_type=BLOCK_TYPES[name],
     )
 
 
-def build_resnet(name: str, fused_norm: bool = False) -> keras.Model:
+def build_resnet(name: str, fused_norm: bool = False, last_stride: int = 2) -> keras.Model:
     """Return KerasCV's ResNet without top, padded symmetrically, for inputs of any size.
 
     Args:
         name: "resnet34" or "resnet50".
         fused_norm: Whether batch norms are `FusedBatchNormalization`: the same but for rounding,
             which in a training of thousands of steps gives other weights.
+        last_stride: Of the last stage; 1 leaves its map at stride 16.
 
     Returns:
         A model from float [B, H, W, 3] to the four maps at STRIDES_PX, each
@@ -123,7 +125,7 @@ def build_resnet(name: str, fused_norm: bool = False) -> keras.Model:
             wanted=" or ".join(BLOCK_TYPES),
             next_step="choose one of them",
         )
-    plain = build_kerascv_resnet(name)
+    plain = build_kerascv_resnet(name, last_stride=last_stride)
     maps = [plain.get_layer(layer).output for layer in plain.pyramid_level_inputs.values()]
     functional = keras.Model(plain.input, maps, name=name)
     return keras.models.clone_model(
@@ -131,18 +133,20 @@ def build_resnet(name: str, fused_norm: bool = False) -> keras.Model:
     )
 
 
-def freeze(resnet: keras.Model, norms: bool, stages: int) -> None:
+def freeze(backbone: keras.Model, norms: bool, stages: int) -> None:
     """Keep parts of a backbone as its weights have them.
 
     Args:
-        resnet: From `build_resnet`.
+        backbone: From `build_resnet` or `vgg16.build_vgg16`, whose blocks are its stages.
         norms: Whether all batch norms keep scale, offset and statistics; Keras then takes the
             moving statistics in training too.
         stages: How many of the four stages, from the image on, are not trained; the stem goes with
             the first.
     """
-    for layer in resnet.layers:
+    for layer in backbone.layers:
         stack = re.match(r"v2_stack_(\d)", layer.name)
-        is_frozen = (int(stack[1]) if stack else 0) < stages
+        block = re.match(r"block(\d)", layer.name)
+        stage = int(stack[1]) if stack else int(block[1]) - 1 if block else 0
+        is_frozen = stage < stages
         if is_frozen or (norms and isinstance(layer, keras.layers.BatchNormalization)):
             layer.trainable = False

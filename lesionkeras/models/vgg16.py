@@ -15,8 +15,9 @@ def build_vgg16(num_blocks: int = 5, num_pools: int = 5) -> keras.Model:
         num_pools: Poolings that are kept, from the first block's on.
 
     Returns:
-        A model `vgg16` from float [B, H, W, 3] to [B, H / 2^p, W / 2^p, C], p the number of
-        poolings, C the last block's channels: 128, 256 or 512 of block 2, 3, 4 and 5.
+        A model `vgg16` from float [B, H, W, 3] to [B, H / 2^p, W / 2^p, C] (rounded up, as anchors
+        are), p the number of poolings, C the last block's channels: 128, 256 or 512 of block 2, 3,
+        4 and 5.
     """
     x = image = keras.Input((None, None, 3))
     widths = list(zip(NUM_CONVS, VGG16_CHANNELS, strict=True))[:num_blocks]
@@ -31,7 +32,7 @@ def build_vgg16(num_blocks: int = 5, num_pools: int = 5) -> keras.Model:
                 name=f"block{block}_conv{i}",
             )(x)
         if block <= num_pools:
-            x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+            x = keras.layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool")(x)
     return keras.Model(image, x, name="vgg16")
 
 

@@ -31,6 +31,7 @@ import numpy as np
 
 from lesionkeras.config import (
     BaselineCNNConfig,
+    FasterRCNNConfig,
     ResNet50UNetConfig,
     RetinaNetConfig,
     SegNetConfig,
@@ -51,7 +52,14 @@ _FORMAT_VERSION = (1, 0)  # of .npy: what numpy.savez writes where a header is b
 _OWNERS = {"vgg16": "keras.applications'"}  # whose names the keys are; of the others KerasCV's
 _DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
-Pretrained = SSDConfig | RetinaNetConfig | BaselineCNNConfig | SegNetConfig | ResNet50UNetConfig
+Pretrained = (
+    SSDConfig
+    | RetinaNetConfig
+    | FasterRCNNConfig
+    | BaselineCNNConfig
+    | SegNetConfig
+    | ResNet50UNetConfig
+)
 NetworkConfig = TypeVar("NetworkConfig", bound=Pretrained | UNetConfig)
 
 
