@@ -196,8 +196,8 @@ class FasterRCNN(keras.Model):
             drawn,
             weights.smooth_l1_beta,
         )
-        losses = (first[0], weights.rpn_box_weight * first[1], second[0])
-        losses += (weights.box_weight * second[1],)
+        boxes_loss = weights.box_weight * second[1]
+        losses = (first[0], weights.rpn_box_weight * first[1], second[0], boxes_loss)
         metrics = (self.rpn_class_loss, self.rpn_box_loss, self.class_loss, self.box_loss)
         for metric, loss in zip(metrics, losses, strict=True):
             metric.update_state(loss)
