@@ -39,6 +39,7 @@ __all__ = [
 BUILDERS: dict[type, Callable[[Any], keras.Model]] = {
     SSDConfig: build_ssd,
     RetinaNetConfig: build_retinanet,
+    FasterRCNNConfig: build_faster_rcnn,
     BaselineCNNConfig: build_baseline_cnn,
     UNetConfig: build_unet,
     SegNetConfig: build_segnet,
@@ -46,9 +47,8 @@ BUILDERS: dict[type, Callable[[Any], keras.Model]] = {
 }
 
 
-NetworkConfig = (
-    SSDConfig | RetinaNetConfig | BaselineCNNConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig
-)
+DetectorConfig = SSDConfig | RetinaNetConfig | FasterRCNNConfig | BaselineCNNConfig
+NetworkConfig = DetectorConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig
 
 
 def build(config: NetworkConfig) -> keras.Model:

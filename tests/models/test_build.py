@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lesionkeras.config import ResNet50UNetConfig, SegNetConfig, SSDConfig, UNetConfig
+from lesionkeras import config
+from lesionkeras.config import ResNet50UNetConfig, SegNetConfig, UNetConfig
 from lesionkeras.models import BUILDERS, build
 from tests.models.segmenter_harness import make_livers
 
@@ -30,9 +31,10 @@ for path in sys.argv[2:]:
 
 
 def test_every_network_has_a_builder():
-    assert set(BUILDERS) == {SSDConfig, UNetConfig, SegNetConfig, ResNet50UNetConfig}
-    for name, config in SMALL.items():
-        assert build(config).name == name
+    names = ("SSD", "RetinaNet", "FasterRCNN", "BaselineCNN", "UNet", "SegNet", "ResNet50UNet")
+    assert set(BUILDERS) == {getattr(config, f"{name}Config") for name in names}
+    for name, small in SMALL.items():
+        assert build(small).name == name
 
 
 def test_files_open_in_a_fresh_process(tmp_path):
