@@ -41,8 +41,8 @@ def test_files_open_in_a_fresh_process(tmp_path):
     image = make_livers(2, 32, 64)[0]
     np.save(tmp_path / "image.npy", image)
     wanted = {}
-    for name, config in SMALL.items():
-        model = build(config)
+    for name, small in SMALL.items():
+        model = build(small)
         model.save(path := tmp_path / f"{name}.keras")
         outputs = model(image, training=False)
         wanted[path] = outputs if isinstance(outputs, list) else [outputs]
