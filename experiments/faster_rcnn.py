@@ -25,10 +25,9 @@ P2_VALUES |= {"model.anchors.strides_px": (16,), "model.anchors.size_factor": 1.
 P2_VALUES |= {"model.anchors.scales": (1.0, 1.5, 2.0, 3.0, 6.0)}  # 16, 24, 32, 48, 96: P2, 5.2
 P2_VALUES |= {"model.proposals.candidates": 2000, "model.proposals.max_detections": 300}
 P2_VALUES |= {"model.head_channels": 4096, "model.dropout": 0.5}  # of VGG16
-P2_VALUES |= {
-    "match.rpn.variances": (0.25,) * 4,
-    "match.rois.variances": (0.125,) * 2 + (0.25,) * 2,
-}
+P2_VALUES |= {"model.prior_prob": 0.5, "match.rpn.positive_iou": 0.7}  # P2, 4.3
+P2_VALUES |= {"match.sampled_anchors": 256, "match.rpn.variances": (0.25,) * 4}
+P2_VALUES |= {"match.rois.variances": (0.125, 0.125, 0.25, 0.25)}
 P2_VALUES |= {"match.sampled_rois": 32, "match.positive_roi_fraction": 0.5}
 P2_VALUES |= {"loss.rpn_smooth_l1_beta": 1.0, "decode.iou_threshold": 0.5}
 P2_VALUES |= {"optimizer.name": "adam", "optimizer.learning_rate": 1e-5}

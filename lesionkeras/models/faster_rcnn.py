@@ -98,7 +98,9 @@ class FasterRCNN(keras.Model):
         self.rcnn_config, self.match = config, match or FasterRCNNMatchConfig()
         self.loss_config, self.decode = loss or FasterRCNNLossConfig(), decode or DecodeConfig()
         self.backbone, self.regions, self.head = build_parts(config)
-        self.seeds = keras.random.SeedGenerator()  # a part of the checkpoint; from the run's seed
+        self.seeds = keras.random.SeedGenerator(
+            name="seeds"
+        )  # a part of the checkpoint; from the run's seed
         self.rpn_class_loss = keras.metrics.Mean(name="rpn_class_loss")
         self.rpn_box_loss = keras.metrics.Mean(name="rpn_box_loss")
         self.class_loss = keras.metrics.Mean(name="class_loss")
@@ -196,8 +198,8 @@ class FasterRCNN(keras.Model):
             drawn,
             weights.smooth_l1_beta,
         )
-        boxes_loss = weights.box_weight * second[1]
-        losses = (first[0], weights.rpn_box_weight * first[1], second[0], boxes_loss)
+        losses = [first[0], weights.rpn_box_weight * first[1]]
+        losses += [second[0], weights.box_weight * second[1]]
         metrics = (self.rpn_class_loss, self.rpn_box_loss, self.class_loss, self.box_loss)
         for metric, loss in zip(metrics, losses, strict=True):
             metric.update_state(loss)

@@ -1,3 +1,4 @@
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from lesionkeras.models.rcnn_parts import (
     build_pyramid,
     build_rpn,
 )
+from lesionkeras.training.peers import get_peers_dir, make_environment
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torchvision_rcnn.npz"
+# Pairs of which every index has both for one kind of machine, CPU or CUDA.
+PINS = ("torch==2.12.1", "torchvision==0.27.1", "numpy==2.4.6")
 C4 = AnchorConfig((16,), 1.0, (1.0, 2.0), (0.5, 1.0, 2.0))
 
 
@@ -116,6 +120,18 @@ def test_head_is_torchvisions(golden):
     logits, deltas = golden["head/logits"], golden["head/deltas"].reshape(-1, 3, 4)
     np.testing.assert_allclose(found["class_logits"], logits[:, 1:] - logits[:, :1], atol=1e-5)
     np.testing.assert_allclose(found["box_deltas"], deltas[:, 1:], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_stored_vectors_are_todays_torchvisions(golden, tmp_path):
+    """Makes torchvision's environment where it is not there: a network is needed."""
+    python = make_environment(get_peers_dir() / "-".join(PINS).replace("==", "-"), PINS)
+    out = tmp_path / "out.npz"
+    subprocess.run([str(python), str(GOLDEN.with_suffix(".py")), str(out)], check=True)
+    with np.load(out) as found:
+        assert set(found) == set(golden)
+        for name in found:
+            np.testing.assert_allclose(found[name], golden[name], atol=1e-5, err_msg=name)
 
 
 def list_trained(backbone):
