@@ -4,10 +4,10 @@
     python -m experiments.benchmark data --data-dir DEEPLESION --lits-dir LITS
     python -m experiments.benchmark segmentation
 
-detection: training step and inference (boxes included) of the SSD in images/s, beside KerasCV's
-RetinaNet on the same backbone, image size and batch, random weights; float32, and with --precision
-auto the 16-bit policies that the hardware runs natively.  Medians of turns taken alternately;
-images and weights are random, whatever the flags of data, weights and epochs say.
+detection: training step and inference (boxes included) of all detectors in images/s, beside
+KerasCV's RetinaNet on the same backbone, image size and batch, random weights; float32, and with
+--precision auto the 16-bit policies that the hardware runs natively.  Medians of turns taken
+alternately; images and weights are random, whatever the flags of data, weights and epochs say.
 data: PNG, prepared images and .nii.gz to memory, and building LiTS; of phantoms without folders.
 segmentation: inference of the U-Net of 64 to 1024 channels, batch 1 and 8, beside MONAI's with the
 same weights (its environment is made the first time); --image-size is 512 and alone changes it.
@@ -28,7 +28,7 @@ SMOKE = {"data.image_size_px": "64", "train.batch_size": "2"}
 
 
 def detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str, Any]:
-    """Measure the SSD beside KerasCV's RetinaNet."""
+    """Measure the detectors beside KerasCV's RetinaNet."""
     from lesionkeras.training.benchmark_detection import benchmark_detection
 
     return benchmark_detection(recipe, steps, repeats)

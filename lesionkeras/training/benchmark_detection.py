@@ -1,4 +1,4 @@
-"""The SSD's training step and inference beside KerasCV's RetinaNet on the same backbone."""
+"""Training steps and inference of our detectors beside KerasCV's RetinaNet on the same backbone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lesionkeras.config import SSDRecipe
-from lesionkeras.models.backbones import build_kerascv_resnet
-from lesionkeras.models.ssd import build_ssd
+from lesionkeras.config import BaselineCNNRecipe, DetectionRecipe, RetinaNetRecipe, SSDRecipe
+from lesionkeras.models import build_detector
 from lesionkeras.training.benchmark import Step, compare, describe_machine, measure_rates
 from lesionkeras.training.fit import compile_model
-from lesionkeras.training.optimizers import build_optimizer
+from lesionkeras.training.kerascv_retinanet import (
+    SCHEDULE_STEPS,
+    build_peer,
+    compare_losses,
+    make_twin,
+    to_peer_targets,
+)
 from lesionkeras.training.precision import (
     BFLOAT16_CAPABILITY,
     FLOAT16_CAPABILITY,
@@ -25,16 +30,16 @@ from lesionkeras.training.precision import (
 )
 from lesionkeras.training.run import describe_environment
 
-OURS, PEER = "LesionKeras SSD", "KerasCV RetinaNet"
-SCHEDULE_STEPS = 1000  # any: the schedule's length does not change a step's cost
+OURS, PEER = "LesionKeras RetinaNet", "KerasCV RetinaNet"
 BOX_SIDES_PX = (10.0, 60.0)  # of random lesions
 
 
 def benchmark_detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str, Any]:
     """Measures training step and inference, boxes included, under each policy of the hardware.
 
-    Both have the same backbone with random weights, optimizer, batch and images, and the same
-    `train.jit_compile`; each has its own anchors, necks, heads, loss and suppression.
+    All have random weights, the same optimizer, batch, images and `train.jit_compile`, and but for
+    P2's baseline the same backbone.  Our RetinaNet has KerasCV's maps, heads, anchors and loss, and
+    with the same weights gives the same loss; KerasCV's is as its `fit` trains it.
 
     Args:
         recipe: Network, image size, batch, optimizer; `train.precision` "auto" means all policies
@@ -46,14 +51,18 @@ def benchmark_detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str
         The report as JSON values; see `benchmark.format_report`.
     """
     before = keras.config.dtype_policy()
-    rows = []
+    rows, notes = [], []
     try:
         for policy in list_policies(recipe.train.precision, find_capabilities()):
             keras.config.set_dtype_policy(policy)
-            for task, contestants in build_contestants(recipe).items():
+            tasks, note = build_contestants(recipe)
+            notes += [note] * bool(note)
+            for task, contestants in tasks.items():
                 print(f"Measuring {task}, {policy}", file=sys.stderr, flush=True)
                 rates = measure_rates(contestants, recipe.train.batch_size, steps, repeats)
-                rows.append({"policy": policy, "task": task, **compare(rates)})
+                for name in (each for each in rates if each != PEER):
+                    pair = compare({name: rates[name], PEER: rates[PEER]})
+                    rows.append({"policy": policy, "task": task, **pair})
     finally:
         keras.config.set_dtype_policy(before)
     return {
@@ -69,6 +78,7 @@ def benchmark_detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str
         "environment": describe_environment(),
         "machine": describe_machine(),
         "rows": rows,
+        "notes": notes,
     }
 
 
@@ -92,39 +102,61 @@ def list_policies(precision: str, capabilities: Sequence[tuple[int, int]]) -> li
     return [POLICIES[name] for name, capability in needed.items() if weakest >= capability]
 
 
-def build_contestants(recipe: SSDRecipe) -> dict[str, dict[str, Step]]:
-    """Builds both networks under the current policy.
+def list_recipes(recipe: SSDRecipe) -> dict[str, DetectionRecipe]:
+    """List the detectors that are measured, all on the same images.
 
     Args:
-        recipe: Network, image size, batch and optimizer.
+        recipe: Backbone, classes, image size, batch and optimizer.
 
     Returns:
-        "training step" and "inference", each contestant -> one step on one random batch.
+        Name -> recipe; the RetinaNet is `kerascv_retinanet.make_twin`, others are as they come.
+    """
+    shared = {"data": recipe.data, "optimizer": recipe.optimizer, "train": recipe.train}
+    model = recipe.model
+    return {
+        OURS: make_twin(model.backbone, model.num_classes, **shared),
+        "LesionKeras SSD": recipe,
+        "LesionKeras baseline": BaselineCNNRecipe(**shared),
+    }
+
+
+def build_contestants(recipe: SSDRecipe) -> tuple[dict[str, dict[str, Step]], str]:
+    """Builds all networks under the current policy.
+
+    Args:
+        recipe: As for `list_recipes`.
+
+    Returns:
+        "training step" and "inference", each contestant -> one step on one random batch; and what
+        the losses of our RetinaNet and of KerasCV's are with the same weights (float32 alone).
     """
     images, targets = make_batch(recipe)
-    ours = build_ssd(recipe.model, recipe.match, recipe.loss, recipe.decode)
-    compile_model(ours, recipe, SCHEDULE_STEPS)
-    peer = build_retinanet(recipe)
-    padding = targets["classes"] < 0  # KerasCV's convention: -1 in boxes too, float classes
-    peer_targets = {
-        "boxes": tf.where(padding[..., None], -1.0, targets["boxes"]),
-        "classes": tf.cast(targets["classes"], tf.float32),
-    }
-    jit = recipe.train.jit_compile
-    detect = tf.function(ours.detect, jit_compile=jit)
+    recipes, jit = list_recipes(recipe), recipe.train.jit_compile
+    twin = recipes[OURS]
+    assert isinstance(twin, RetinaNetRecipe)
+    models = {name: build_detector(each) for name, each in recipes.items()}
+    note = ""
+    if keras.config.dtype_policy().name == "float32":
+        ours, theirs = compare_losses(models[OURS], twin)
+        note = f"loss of one batch with the same weights: ours {ours:.5f}, KerasCV's {theirs:.5f}"
+    for name, model in models.items():
+        compile_model(model, recipes[name], SCHEDULE_STEPS)
+    peer = build_peer(twin)
     peer_detect = tf.function(
         lambda x: peer.decode_predictions(peer({"images": x}, training=False), x), jit_compile=jit
     )
-    return {
-        "training step": {
-            OURS: make_training_step(ours, images, targets),
-            PEER: make_training_step(peer, images, peer_targets),
-        },
-        "inference": {
-            OURS: lambda: detect(images)["boxes"].numpy(),  # numpy() waits for the device
-            PEER: lambda: peer_detect(images)["boxes"].numpy(),
-        },
+    training = {n: make_training_step(m, images, targets) for n, m in models.items()}
+    training[PEER] = make_training_step(peer, images, to_peer_targets(targets))
+    inference = {
+        n: _make_detection(tf.function(m.detect, jit_compile=jit), images)
+        for n, m in models.items()
     }
+    inference[PEER] = _make_detection(peer_detect, images)
+    return {"training step": training, "inference": inference}, note
+
+
+def _make_detection(detect: Any, images: Any) -> Step:
+    return lambda: detect(images)["boxes"].numpy()  # numpy() waits for the device
 
 
 def make_training_step(model: keras.Model, images: Any, targets: Any) -> Step:
@@ -141,27 +173,6 @@ def make_training_step(model: keras.Model, images: Any, targets: Any) -> Step:
     # Not train_on_batch: it adds an empty sample weight, which RetinaNet's train_step refuses.
     model.make_train_function()
     return lambda: float(model.train_function(iter([(images, targets)]))["loss"])
-
-
-def build_retinanet(recipe: SSDRecipe) -> Any:
-    """Builds and compiles KerasCV's RetinaNet on the recipe's backbone, random weights.
-
-    Losses have reduction "sum", because it divides by the number of positives itself.
-    """
-    import keras_cv
-
-    backbone = build_kerascv_resnet(recipe.model.backbone, recipe.data.image_size_px)
-    model = keras_cv.models.RetinaNet(
-        backbone=backbone, num_classes=recipe.model.num_classes, bounding_box_format="xyxy"
-    )
-    model.compile(
-        classification_loss=keras_cv.losses.FocalLoss(from_logits=True, reduction="sum"),
-        box_loss=keras_cv.losses.SmoothL1Loss(l1_cutoff=1.0, reduction="sum"),
-        optimizer=build_optimizer(recipe.optimizer, SCHEDULE_STEPS),
-        jit_compile=recipe.train.jit_compile,
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model
 
 
 def make_batch(recipe: SSDRecipe) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -92,15 +93,19 @@ def test_reading_runs_without_any_data(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_both_networks_run_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_detectors_run_beside_kerascv(tmp_path: Path, capsys: pytest.CaptureFixture):
     out = tmp_path / "result.json"
     benchmark.main(["detection", "--smoke", "--out", str(out)])
     assert "Measuring training step, float32\nMeasuring inference" in capsys.readouterr().err
-    rows = json.loads(out.read_text())["rows"]
-    assert [row["task"] for row in rows][:2] == ["training step", "inference"]
-    for row in rows:
+    report = json.loads(out.read_text())
+    rows, detectors = report["rows"], ["RetinaNet", "SSD", "baseline"]
+    assert [row["task"] for row in rows][:6] == ["training step"] * 3 + ["inference"] * 3
+    for row, name in zip(rows, detectors * 2, strict=True):
+        assert list(row["images_per_s"]) == [f"LesionKeras {name}", "KerasCV RetinaNet"]
         ours, peer = row["images_per_s"].values()
         assert ours["median"] > 0 and row["ratio"] == ours["median"] / peer["median"]
+    ours, peer = map(float, re.findall(r"\d+\.\d+", report["notes"][0]))
+    assert ours == pytest.approx(peer, rel=1e-3) and ours > 0
 
 
 @pytest.mark.slow
