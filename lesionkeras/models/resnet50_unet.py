@@ -3,7 +3,7 @@
 P5 says no more than that an ImageNet ResNet50 encodes and upsampling layers decode, and names a
 U-Net decoder on ResNet50 as future work.  Ours is that decoder: five times the sides double, are
 joined with the encoder's map of that size (strides 16, 8, 4, the stem's at 2, the image's at 1) and
-go through two 3x3 convolutions, as in Ronneberger's figure 1.  One slice (P5's images are of one) is
+go through two 3x3 convolutions, as in Ronneberger's figure 1.  One slice, as P5's images are, is
 given to ImageNet's three colours alike.
 """
 

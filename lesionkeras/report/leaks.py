@@ -109,7 +109,7 @@ def describe_split(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     """
     corrected, splits = metrics["protocol"]["corrected"], metrics["splits"]
     cases = " and ".join(row["case"] for row in corrected["per_case"])
-    row = {
+    row: dict[str, Any] = {
         "split": name,
         "held_out": f"{splits['test']['slices']} slices of {cases}",
         "trained": f"{splits['train']['slices']} slices of {splits['train']['volumes']} scans",

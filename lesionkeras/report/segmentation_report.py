@@ -284,8 +284,8 @@ def _describe_recipe(record: Mapping[str, Any], values: Mapping[str, Any]) -> li
         rows,
         "What P4 and P5 state, with its place in the paper; all else they leave open. P4's "
         "abstract and keywords say sigmoid and binary, its 3.3 and 3.4 that softmax is usual: "
-        "the abstract is of the network that P4 trained. A value is the same only where it decides something "
-        "in this run: else it is not in use so.",
+        "the abstract is of the network that P4 trained. A value is the same only where it "
+        "decides something in this run: else it is not in use so.",
     )
     everything = Table(
         ["Field", "This run"],

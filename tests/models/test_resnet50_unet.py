@@ -60,6 +60,16 @@ def test_resnet34_without_the_images_skip():
     assert "up1_conv1" in names and "image_conv" not in names and "up1_join" not in names
 
 
+def test_one_slice_is_seen_in_all_three_colours():
+    """P5's images are of one slice."""
+    config = replace(NARROW, backbone="resnet34")
+    three = harness.make_case(config).build_seeded()
+    one = build(replace(config, in_channels=1))
+    one.set_weights(three.get_weights())
+    image = harness.make_livers(1, 32, 64, 1)[0]
+    np.testing.assert_allclose(one(image), three(np.repeat(image, 3, axis=-1)), atol=1e-6)
+
+
 def test_frozen_norms_keep_their_statistics():
     config = replace(NARROW, backbone="resnet34", freeze_norm=True)
     model = build(config)
@@ -80,9 +90,9 @@ def test_frozen_norms_keep_their_statistics():
     ("changes", "sentence"),
     [
         (
-            {"in_channels": 1},
-            "An ImageNet encoder has three channels in model.in_channels: found 1, wanted 3; set "
-            "data.slices=3.",
+            {"in_channels": 5},
+            "An ImageNet encoder has three channels in model.in_channels: found 5, wanted 3, or 1 "
+            "that all three see; set data.slices=3.",
         ),
         (
             {"decoder_channels": (8, 8)},

@@ -101,12 +101,17 @@ def make_metrics() -> dict[str, Any]:
         ],
         "leaks": [
             {
-                "split": "slices",
-                "held_out": "20 % of the slices",
-                "tumour_dice": figure(0.801, 0.01),
-            },
-            {"split": "volumes", "held_out": "1, 7", "tumour_dice": figure(0.742, 0.03)},
-            {"split": "patients", "held_out": "F", "tumour_dice": figure(0.651, 0.06)},
+                "split": name,
+                "held_out": "15 slices of 6",
+                "trained": f"{1178 - 100 * i} slices of 4 scans",
+                "tumour_dice": figure(dice, 0.01),
+                "tumour_dice_global": figure(dice + 0.01),
+                "liver_dice": figure(None),
+                "liver_dice_by_slice": None,
+            }
+            for i, (name, dice) in enumerate(
+                (("slices", 0.801), ("volumes", 0.742), ("patients", 0.651))
+            )
         ],
         "splits": {
             "train": {"slices": 1178, "volumes": 4, "patients": 3, "with_liver": 980},
