@@ -10,11 +10,6 @@ from lesionkeras.config import SegmentationLossConfig
 from lesionkeras.errors import RecipeError
 
 WEIGHTS = ("dice_weight", "tversky_weight", "cross_entropy_weight", "focal_weight")
-WORDS = {
-    "target": ("tumour", "liver"),
-    "reduction": ("batch", "image"),
-    "overlap_of": ("classes", "regions"),
-}
 _LEAST = 1e-6  # under a power: its slope at 0 may be infinite
 
 
@@ -52,16 +47,8 @@ def check_loss(config: SegmentationLossConfig, num_classes: int) -> None:
         num_classes: Of the head with background: 2 (binary) or 3.
 
     Raises:
-        RecipeError: A word is not known, no loss has a weight, or there are not as many class
-            weights as classes.
+        RecipeError: No loss has a weight, or there are not as many class weights as classes.
     """
-    for name, choices in WORDS.items():
-        if getattr(config, name) not in choices:
-            raise RecipeError(
-                f"loss.{name} is unknown",
-                found=repr(getattr(config, name)),
-                wanted=" or ".join(choices),
-            )
     if not any(getattr(config, name) for name in WEIGHTS):
         raise RecipeError(
             "No loss has a weight",

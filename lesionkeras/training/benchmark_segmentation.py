@@ -114,11 +114,12 @@ def format_notes(rows: list[dict[str, Any]], arithmetic: dict[str, float]) -> li
         f"logits within {max(row['largest_difference'] for row in rows):.1g}",
         f"CPU seconds an image, batch of {rows[0]['task'].split(',')[0]}: "
         + ", ".join(f"{name} {seconds:.2f}" for name, seconds in costs.items()),
+        "every process keeps the memory that it frees (glibc's malloc), ours and, by environment, "
+        "the others'",
         "one image is {direct_gflop:.1f} GFLOP directly, {done_gflop:.1f} as ours does it: "
         "{direct_gflop_s:.0f} and {done_gflop_s:.0f} GFLOP/s".format(**arithmetic),
         "that is {share_of_peak_direct:.0%} and {share_of_peak_done:.0%} of the {peak_gflop_s:.0f} "
         "GFLOP/s of a large matrix product in the same turns".format(**arithmetic),
-        "every process keeps the memory that it frees (glibc's malloc), its peers by environment",
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from lesionkeras.config import UNetRecipe
 from lesionkeras.data import segmentation as data_segmentation
 from lesionkeras.errors import DataError, RecipeError
-from lesionkeras.recipe import override
+from lesionkeras.recipe import from_json, override, to_json
 from lesionkeras.report import leaks, segmentation
 from lesionkeras.training.log import write_log
 from tests.data.test_segmentation import make_slices
@@ -49,6 +49,7 @@ def test_recipes_test_the_same_scan_and_train_on_as_many_images(slices):
         assert planned.data.protocol == f"leak-{name}"
         assert planned.data.held_out == ("v2",) and planned.data.validation_fraction == 0.0
         assert planned.train.images_per_epoch == 20  # slices without all scans of the patient
+        assert from_json(to_json(planned), UNetRecipe) == planned  # as the run's recipe.json has it
         undone = replace(planned.data, protocol="patient", validation_fraction=0.2)
         assert undone == recipe.data
     kept = leaks.plan_splits(BUILDERS, make_recipe(train__images_per_epoch=7))

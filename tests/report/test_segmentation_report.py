@@ -145,7 +145,7 @@ def test_steps_and_splits_stand_side_by_side(written: Path) -> None:
     read_row(steps, "none", "0.550 (0.510 to 0.590)", "0.951", "12 of 16", "41")
     read_row(steps, "+ tumour inside liver (used)", "0.660 (0.620 to 0.700)", "0.963")
     leaks = read_section(written, "What a leaking split would say")
-    cells = ("1178 slices of 4 scans", "0.801 (0.791 to 0.811)", "0.811")
+    cells = ("1178 slices of 4 scans", "0.801 (0.791 to 0.811)", "0.811 (0.811 to 0.811)")
     read_row(leaks, "the tested slices alone", "15 slices of 6", *cells)
     cells = ("978 slices of 4 scans", "0.651 (0.641 to 0.661)")
     read_row(leaks, "all scans of the patient", "15 slices of 6", *cells)
@@ -172,7 +172,7 @@ def test_recipe_is_held_against_both_papers(written: Path, tmp_path: Path) -> No
     path = write_example(tmp_path, record=make_record(P5))
     beside_p5 = read_section(path, "Recipe").split("All ")[0]
     assert beside_p5.count("|same|") == 14  # P5's 13, and P4's binary head
-    assert "not in use so" not in beside_p5
+    assert "|not in use so|" not in beside_p5
     assert beside_p5.count("|differs|") == 2  # P4's Dice loss and its normalisation
 
 

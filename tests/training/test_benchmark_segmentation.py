@@ -84,7 +84,7 @@ def test_report_has_every_contestant_agreement_and_arithmetic(network, monkeypat
     for variables in environments.values():
         assert variables.items() >= freed_memory.ENVIRONMENT.items()
     assert list(environments) == ["MONAI", "Keras, no oneDNN"]
-    assert "by environment" in report["notes"][-1]
+    assert any("by environment" in note for note in report["notes"])
     arithmetic = report["arithmetic"]
     assert arithmetic["direct_gflop"] == count_operations(model, (32, 32, 1)) / 1e9
     rate = max(row["images_per_s"]["LesionKeras"]["max"] for row in report["rows"])
