@@ -29,6 +29,7 @@ from lesionkeras.metrics.mask_pair import find_lesions, pair_masks
 from lesionkeras.metrics.overlap import count_labels, find_overlap
 from lesionkeras.metrics.scores import CaseScores
 from lesionkeras.metrics.volumes import VolumeEvaluator
+from lesionkeras.models.fast import fold_norms
 from lesionkeras.report.segmentation_limits import OVERLAP_NAMES, blank_structure, keep_overlap
 from lesionkeras.segmentation_losses import segmentation_loss
 
@@ -141,7 +142,8 @@ def measure_volumes(
     used = keep_slice_steps(recipe.postprocess) if scattered else recipe.postprocess
     evaluator, slices = VolumeEvaluator(), SliceScores()
     steps = [StepScores(*variant) for variant in list_variants(used, by_slice=scattered)]
-    predict = make_predictor(model, recipe.inference, recipe.loss.target)
+    fast = fold_norms(model) if isinstance(model, keras.Model) else model
+    predict = make_predictor(fast, recipe.inference, recipe.loss.target)
     for volume in segment_volumes(predict, split, recipe, progress):
         slices.add(volume.square_truths, volume.square_masks)
         for step in steps:

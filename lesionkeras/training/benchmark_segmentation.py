@@ -64,8 +64,7 @@ def benchmark_segmentation(
         weights, files = folder / "weights.npz", folder / "images.npy"
         np.savez(weights, **list_weights(model))  # type: ignore[arg-type]  # names, not options
         np.save(files, images)
-        script = str(Path(monai_unet.__file__))
-        words = [str(python), script, str(weights), str(files)]
+        words = [str(python), monai_unet.__file__, str(weights), str(files)]
         monai = stack.enter_context(Child("MONAI", words, ENVIRONMENT))
         plain = stack.enter_context(
             Child(

@@ -3,14 +3,16 @@
 import math
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 
-from lesionkeras.config import PostprocessConfig
+from lesionkeras.config import PostprocessConfig, UNetConfig
 from lesionkeras.ct.nifti import read_nifti
 from lesionkeras.data.segmentation import SegmentationSplit
 from lesionkeras.inference.postprocess import NO_STEP
 from lesionkeras.metrics.volumes import VolumeEvaluator
+from lesionkeras.models import build
 from lesionkeras.report import segmentation_scores
 from lesionkeras.report.segmentation_scores import (
     SliceScores,
@@ -254,3 +256,23 @@ def test_the_loss_is_the_mean_of_the_batches():
     images = np.stack([split.slices.read_image(row, 1) for row in range(6)]) / np.float32(100)
     wanted = segmentation_loss(read_labels(np.clip(images, 0, 1)), masks, recipe.loss)
     assert compute_loss(read_labels, split, recipe) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_a_test_runs_the_folded_network_and_scores_the_same(tmp_path, monkeypatch):
+    split, _ = make_split()
+    keras.utils.set_random_seed(1)
+    model = build(UNetConfig(in_channels=1, base_channels=4, depth=2))
+    seen = []
+    real = segmentation_scores.make_predictor
+    spy = lambda network, *words: seen.append(network) or real(network, *words)  # noqa: E731
+    monkeypatch.setattr(segmentation_scores, "make_predictor", spy)
+    folded = measure_volumes(split, RECIPE, model, tmp_path / "masks")
+    monkeypatch.setattr(segmentation_scores, "fold_norms", lambda network: network)
+    plain = measure_volumes(split, RECIPE, model, tmp_path / "masks")
+    kinds = [{type(layer).__name__ for layer in network.layers} for network in seen]
+    assert "BatchNormalization" in kinds[1] - kinds[0]
+    for name in ("tumour", "liver"):
+        found, wanted = (
+            m["protocol"]["corrected"]["mean"][f"{name}_dice"] for m in (folded, plain)
+        )
+        assert found["value"] == pytest.approx(wanted["value"], abs=1e-3)
