@@ -9,12 +9,12 @@ import keras
 
 from lesionkeras.config import ResNet50UNetConfig, SegNetConfig, SSDConfig, UNetConfig
 from lesionkeras.models.blocks import check_size, inference_model
-from lesionkeras.models.resnet50_unet import build_resnet50_unet
-from lesionkeras.models.segnet import build_segnet
+from lesionkeras.models.resnet50_unet import build_resnet50_unet, check_resnet50_unet
+from lesionkeras.models.segnet import build_segnet, check_segnet
 from lesionkeras.models.ssd import build_ssd
-from lesionkeras.models.unet import build_unet
+from lesionkeras.models.unet import build_unet, check_unet
 
-__all__ = ["BUILDERS", "build", "check_size", "inference_model"]
+__all__ = ["BUILDERS", "build", "check_segmenter", "check_size", "inference_model"]
 
 BUILDERS: dict[type, Callable[[Any], keras.Model]] = {
     SSDConfig: build_ssd,
@@ -22,6 +22,25 @@ BUILDERS: dict[type, Callable[[Any], keras.Model]] = {
     SegNetConfig: build_segnet,
     ResNet50UNetConfig: build_resnet50_unet,
 }
+
+
+SEGMENTER_CHECKS: dict[type, Callable[[Any], None]] = {
+    UNetConfig: check_unet,
+    SegNetConfig: check_segnet,
+    ResNet50UNetConfig: check_resnet50_unet,
+}
+
+
+def check_segmenter(config: UNetConfig | SegNetConfig | ResNet50UNetConfig) -> None:
+    """Check, without building it, that a config makes a segmentation network.
+
+    Args:
+        config: One of SEGMENTER_CHECKS.
+
+    Raises:
+        RecipeError: It does not.
+    """
+    SEGMENTER_CHECKS[type(config)](config)
 
 
 def build(config: SSDConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig) -> keras.Model:
