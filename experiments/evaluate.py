@@ -43,9 +43,10 @@ def score_masks(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, 
     if arguments.lits:
         options = add_lits(options)
     prediction = Path(arguments.pred).expanduser()
+    out = Path(arguments.out or evaluate_page.name_folder(truth, prediction, options)).expanduser()
+    mask_evaluation.check_folder(out)
     with console.Counter("Scoring") as progress:
         evaluation = mask_evaluation.evaluate_files(truth, prediction, options, progress)
-    out = Path(arguments.out or evaluate_page.name_folder(truth, prediction, options)).expanduser()
     summary = evaluate_page.write_evaluation(out, options.protocol, evaluation)
     return evaluate_page.list_headlines(summary), out / evaluate_page.PAGE_FILE
 
@@ -72,7 +73,7 @@ def add_lits(options: ScoringOptions) -> ScoringOptions:
     return replace(
         options,
         find_spacing=lambda c, n: ircadb.find_spacing_mm(find_number(c), n) or given(c, n),
-        find_patient=options.find_patient or (lambda c: patients.find_patient(find_number(c))),
+        find_patient=options.find_patient or patients.find_patient_of_case,
     )
 
 

@@ -1,10 +1,12 @@
-"""Measures what a split that leaks adds: one recipe, held out by slice, by volume and by patient.
+"""Measures what a split that leaks adds: one recipe, the same test slices, three splits.
 
     python -m experiments.leak --experiment unet --data lits/slices+ircadb01/slices \
-        --data-dir LITS --data-dir IRCADB
+        --data-dir LITS --data-dir IRCADB --held-out volume-6
 
-Three runs of the experiment in OUT/slices, OUT/volumes and OUT/patients, which resume; the report
-of the last shows all three.  P4 and P5 divide slices.  Costs: three trainings.
+A fifth of the slices of one scan, whose patient has another, is tested on.  Trained is without
+these slices (as P4 and P5 divide), without the scan, and without the patient, in OUT/slices,
+OUT/volumes and OUT/patients, which resume; the report of the last shows all three.  --held-out
+names the scan, else the seed draws it.  Costs: three trainings.
 """
 
 from __future__ import annotations
@@ -32,12 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     names = (name, module.RECIPES, module.SMOKE)
     recipe, options = cli.to_run(arguments, *names, run_name=f"leak-{name}")
     builders = open_data_sets(recipe, options)
-    from lesionkeras.report.leaks import compare_splits
+    from lesionkeras.report.leaks import compare_splits, tell_split
 
     for row in compare_splits(builders, recipe, options.out, name):
-        dice = row["tumour_dice"]["value"]
-        shown = "undefined" if dice is None else f"{dice:.3f}"
-        print(f"Score: tumour Dice {shown} where {row['split']} are drawn ({row['held_out']})")
+        print(f"Score: {tell_split(row)}")
     print(f"Report: {Path(options.out) / 'patients' / 'report.html'}")
 
 

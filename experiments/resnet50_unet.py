@@ -18,8 +18,8 @@ from lesionkeras.config import ResNet50UNetConfig, ResNet50UNetRecipe, Segmentat
 from lesionkeras.recipe import override
 
 PAPER = ResNet50UNetRecipe(
-    data=SegmentationDataConfig(name="liver_phantom", config="", slices=3),
-    model=ResNet50UNetConfig(weights="imagenet"),
+    data=SegmentationDataConfig(name="liver_phantom", config="", slices=1),
+    model=ResNet50UNetConfig(in_channels=1, weights="imagenet"),  # one slice to all three colours
 )
 RECIPES = {
     "default": ResNet50UNetRecipe(),

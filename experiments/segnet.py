@@ -18,8 +18,8 @@ from lesionkeras.config import SegmentationDataConfig, SegNetConfig, SegNetRecip
 from lesionkeras.recipe import override
 
 PAPER = SegNetRecipe(
-    data=SegmentationDataConfig(name="liver_phantom", config="", slices=3),
-    model=SegNetConfig(input_scaling="none"),
+    data=SegmentationDataConfig(name="liver_phantom", config="", slices=1),
+    model=SegNetConfig(in_channels=1, input_scaling="none"),
 )
 RECIPES = {
     "default": SegNetRecipe(),

@@ -199,7 +199,10 @@ PART_RULES: dict[str, dict[str, Rule]] = {
     },
     "SegmentationTrainConfig": {"epochs": _NOT_NEGATIVE},
     "SegmentationDataConfig": {
-        "protocol": _one_of("patient", "given", "volume", "p3", "p5"),
+        "protocol": _one_of(
+            *("patient", "given", "volume", "p3", "p5"),
+            *("leak-slices", "leak-volumes", "leak-patients"),
+        ),
         "sampling": _one_of("all", "p3", "lesion"),
         "normalisation": _one_of("window", "standardise"),
         "held_out_fraction": ("a number above 0 and below 1", lambda value: 0 < value < 1),

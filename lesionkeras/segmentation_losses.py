@@ -9,6 +9,7 @@ from keras import ops
 from lesionkeras.config import SegmentationLossConfig
 from lesionkeras.errors import RecipeError
 
+WEIGHTS = ("dice_weight", "tversky_weight", "cross_entropy_weight", "focal_weight")
 _LEAST = 1e-6  # under a power: its slope at 0 may be infinite
 
 
@@ -38,6 +39,34 @@ def segmentation_loss(logits: Any, mask: Any, config: SegmentationLossConfig) ->
     return sum(losses[1:], start=losses[0])
 
 
+def check_loss(config: SegmentationLossConfig, num_classes: int) -> None:
+    """Raise unless a config makes a loss.
+
+    Args:
+        config: The losses.
+        num_classes: Of the head with background: 2 (binary) or 3.
+
+    Raises:
+        RecipeError: No loss has a weight, or there are not as many class weights as classes.
+    """
+    if not any(getattr(config, name) for name in WEIGHTS):
+        raise RecipeError(
+            "No loss has a weight",
+            where="loss",
+            found="0 for dice, tversky, cross_entropy and focal",
+            wanted="one above 0",
+            next_step="set loss.dice_weight=1",
+        )
+    if config.class_weights and len(config.class_weights) != num_classes:
+        raise RecipeError(
+            "The class weights do not fit the head",
+            where="loss.class_weights",
+            found=f"{len(config.class_weights)} numbers",
+            wanted=f"{num_classes}: of background and of each class",
+            next_step="name as many, or none",
+        )
+
+
 def _shrink(mask: Any, factor: int) -> Any:
     half = factor // 2
     return mask[:, half::factor, half::factor]
@@ -56,15 +85,8 @@ def _loss_of_one(logits: Any, mask: Any, config: SegmentationLossConfig) -> Any:
             lambda: focal_loss(log_prob, one_hot, config, gamma=config.focal_gamma),
         ),
     )
+    check_loss(config, one_hot.shape[-1])
     losses = [weight * loss() for weight, loss in parts if weight]
-    if not losses:
-        raise RecipeError(
-            "No loss has a weight",
-            where="loss",
-            found="0 for dice, tversky, cross_entropy and focal",
-            wanted="one above 0",
-            next_step="set loss.dice_weight=1",
-        )
     return sum(losses[1:], start=losses[0])
 
 
@@ -179,13 +201,6 @@ def focal_loss(log_prob: Any, one_hot: Any, config: SegmentationLossConfig, gamm
         loss *= ops.maximum(-ops.expm1(log_right), _LEAST) ** gamma
     if not config.class_weights:
         return ops.mean(loss)
-    if len(config.class_weights) != one_hot.shape[-1]:
-        raise RecipeError(
-            "The class weights do not fit the head",
-            where="loss.class_weights",
-            found=f"{len(config.class_weights)} numbers",
-            wanted=f"{one_hot.shape[-1]}: of background and of each class",
-            next_step="name as many, or none",
-        )
+    check_loss(config, one_hot.shape[-1])
     weight = ops.sum(one_hot * ops.convert_to_tensor(config.class_weights, "float32"), axis=-1)
     return ops.sum(weight * loss) / ops.sum(weight)

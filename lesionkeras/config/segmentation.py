@@ -16,9 +16,11 @@ class SegmentationDataConfig:
     splits: tuple[str, ...] = ()  # of the builder that are divided; () is all of them
     # Who is held out.  "patient": patients, whole; "given": the builder's own train and test;
     # "p3": 13 of 131 studies (P3, 2.1), patients whole; "p5": 20 % of the slices (P5), and
-    # "volume": volumes whoever's they are; these two leak.
+    # "volume": volumes whoever's they are; these two leak.  "leak-slices", "leak-volumes" and
+    # "leak-patients": the same slices of one volume under three splits (experiments.leak).
     protocol: str = "patient"
-    held_out: tuple[str, ...] = ()  # patients or volumes by name; () draws them by seed
+    # Patients or volumes by name, with protocol "patient" alone; () draws them by seed.
+    held_out: tuple[str, ...] = ()
     held_out_fraction: float = 0.2  # of patients, volumes or (P5) slices, where they are drawn
     # Of what is trained on, taken out as `protocol` divides, to choose an epoch on; 0: nothing.
     validation_fraction: float = 0.0
@@ -88,7 +90,7 @@ class SegNetConfig:
 class ResNet50UNetConfig:
     """A U-Net whose encoder is an ImageNet ResNet50 (P5, 3.1.2 and its future work)."""
 
-    in_channels: int = 3  # slices; ImageNet's three colours
+    in_channels: int = 3  # slices: ImageNet's three colours, or 1 that all three see (P5)
     head: str = "three_class"  # or "binary"
     backbone: str = "resnet50"  # or "resnet34"
     weights: str = "none"  # of the encoder: "none", "imagenet" or a .npz file

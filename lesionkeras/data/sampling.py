@@ -22,6 +22,14 @@ LEAK_WARNINGS = {
         "This split leaks: P5 holds out 20 % of the slices at random, so that neighbouring slices "
         "of one scan are both trained and tested on; its figures say nothing about new patients."
     ),
+    "leak-slices": (
+        "This split leaks: the other slices of the tested scan are trained on, to show what that "
+        "is worth; its figures say nothing about new patients."
+    ),
+    "leak-volumes": (
+        "This split leaks: another scan of the tested patient is trained on, to show what that is "
+        "worth; its figures say nothing about new patients."
+    ),
 }
 
 

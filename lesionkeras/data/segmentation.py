@@ -16,6 +16,7 @@ import tensorflow as tf
 from lesionkeras.config import AugmentConfig, SegmentationDataConfig
 from lesionkeras.ct.window import standardise_graph
 from lesionkeras.data.augment_mask import augment_with_mask
+from lesionkeras.data.leak import LEAK_PROTOCOLS, choose_target, hold_out_target
 from lesionkeras.data.loading import empty_aligned, make_window_table, window_into
 from lesionkeras.data.sampling import (
     PROTOCOLS,
@@ -29,7 +30,7 @@ from lesionkeras.data.sampling import (
 from lesionkeras.data.slices import PreparedSlices, join_slices, prepare_slices
 from lesionkeras.data.splits import check_disjoint
 from lesionkeras.data.streams import choose_row, make_key, make_numbers
-from lesionkeras.errors import RecipeError
+from lesionkeras.errors import DataError, RecipeError
 
 NORMALISATIONS = ("window", "standardise")
 NUM_SLICES = (1, 3, 5)
@@ -90,16 +91,17 @@ class SegmentationSplits:
 
 
 def check_segmentation_data(data: SegmentationDataConfig) -> None:
-    """Raise unless the words and numbers of a config are known.
+    """Raise unless the words and numbers of a config are known, and fit each other.
 
     Args:
         data: The config.
 
     Raises:
-        RecipeError: The first field that is not, with what it may be.
+        RecipeError: The first field that is not, with what it may be; or somebody is held out by
+            name under a protocol that draws whom it holds out.
     """
     known: tuple[tuple[str, Any, Sequence[Any]], ...] = (
-        ("protocol", data.protocol, PROTOCOLS),
+        ("protocol", data.protocol, (*PROTOCOLS, *LEAK_PROTOCOLS)),
         ("sampling", data.sampling, SAMPLINGS),
         ("normalisation", data.normalisation, NORMALISATIONS),
         ("slices", data.slices, NUM_SLICES),
@@ -111,6 +113,81 @@ def check_segmentation_data(data: SegmentationDataConfig) -> None:
                 found=repr(value),
                 wanted="one of " + ", ".join(map(repr, choices)),
             )
+    if data.held_out and data.protocol not in ("patient", *LEAK_PROTOCOLS):
+        raise RecipeError(
+            "Patients are held out by name from a split by patient alone",
+            where="data.held_out",
+            found=f"{', '.join(data.held_out)} with data.protocol={data.protocol}",
+            wanted="data.protocol=patient",
+            next_step="leave out --split or --held-out",
+        )
+    if data.protocol in LEAK_PROTOCOLS and len(data.held_out) != 1:
+        raise RecipeError(
+            "A leak is measured on one scan",
+            where="data.held_out",
+            found=f"{len(data.held_out)} names with data.protocol={data.protocol}",
+            wanted="the name of one scan",
+            next_step="run experiments.leak, which chooses one",
+        )
+
+
+def check_augmentation(augment: AugmentConfig) -> None:
+    """Raise unless images with masks can be changed as a config says.
+
+    Args:
+        augment: The config.
+
+    Raises:
+        RecipeError: `augment.mode` is "copies", which is P1's, or unknown.
+    """
+    if augment.mode not in AUGMENT_MODES:
+        raise RecipeError(
+            "augment.mode does not fit segmentation",
+            found=repr(augment.mode),
+            wanted=" or ".join(map(repr, AUGMENT_MODES)),
+        )
+
+
+def pool_slices(
+    builders: Sequence[Any],
+    names: Sequence[str],
+    data: SegmentationDataConfig,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PreparedSlices:
+    """Read data sets as one.
+
+    Args:
+        builders: Prepared TFDS builders.
+        names: Splits of each; none are all that it has.
+        data: Image size and mm a pixel.
+        progress: Called with slices done and slices in all while a cache is made.
+
+    Returns:
+        The slices of all splits, data set after data set.
+
+    Raises:
+        DataError: A split is unknown or empty, a slice has no mask, or two data sets have a scan of
+            one name, whose slices would be taken for one scan's.
+    """
+    parts = [
+        [prepare_slices(builder, name, data, progress) for name in names or _list_splits(builder)]
+        for builder in builders
+    ]
+    home: dict[str, int] = {}
+    for place, of_one in enumerate(parts):
+        for volume in sorted({volume for part in of_one for volume in part.volumes}):
+            first = home.setdefault(volume, place)
+            if first != place:
+                raise DataError(
+                    "Two data sets have a scan of one name",
+                    where="data.name",
+                    found=f"scan {volume} in {builders[first].info.name} and in "
+                    f"{builders[place].info.name}",
+                    wanted="names of their own",
+                    next_step="rename the scan's files in one of them and prepare it again, or "
+                    "train on one of the two",
+                )
+    return join_slices([part for of_one in parts for part in of_one])
 
 
 def open_segmentation_splits(
@@ -133,23 +210,17 @@ def open_segmentation_splits(
 
     Raises:
         RecipeError: A word of the config is unknown.
-        DataError: A split is unknown or empty, a slice has no mask, nobody can be held out, or a
-            patient is in two of the builder's own splits.
+        DataError: A split is unknown or empty, a slice has no mask, nobody can be held out, a
+            patient is in two of the builder's own splits, or a scan's name is in two data sets.
     """
     check_segmentation_data(data)
     if data.protocol == "given":
         trained, tested = (
-            join_slices([prepare_slices(b, name, data, progress) for b in builders])
-            for name in ("train", "test")
+            pool_slices(builders, [name], data, progress) for name in ("train", "test")
         )
         kept, held = np.arange(len(trained)), np.arange(len(tested))
     else:
-        pooled = [
-            prepare_slices(builder, name, data, progress)
-            for builder in builders
-            for name in data.splits or _list_splits(builder)
-        ]
-        trained = tested = join_slices(pooled)
+        trained = tested = pool_slices(builders, data.splits, data, progress)
         kept, held = _divide(trained, data, seed)
     test = SegmentationSplit(tested, held)
     warning = describe_leak(data.protocol, [trained.patients[i] for i in kept], test.patients)
@@ -184,6 +255,15 @@ def _list_splits(builder: Any) -> list[str]:
 def _divide(
     slices: PreparedSlices, data: SegmentationDataConfig, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    if data.protocol in LEAK_PROTOCOLS:
+        return hold_out_target(
+            slices.patients,
+            slices.volumes,
+            data.protocol,
+            choose_target(slices.patients, slices.volumes, data.held_out, seed),
+            data.held_out_fraction,
+            seed,
+        )
     if data.held_out:
         return hold_out_named(slices.patients, slices.volumes, data.held_out)
     return divide_slices(
@@ -217,12 +297,7 @@ def make_segmentation_train(
     Raises:
         RecipeError: `augment.mode` is "copies", which is P1's.
     """
-    if augment.mode not in AUGMENT_MODES:
-        raise RecipeError(
-            "augment.mode does not fit segmentation",
-            found=repr(augment.mode),
-            wanted=" or ".join(map(repr, AUGMENT_MODES)),
-        )
+    check_augmentation(augment)
     rows, read = tf.constant(split.rows), _make_reader(split.slices, data)
 
     def load(number: Any) -> tuple[Any, Any]:

@@ -37,6 +37,7 @@ class Step:
     field: str
     apply: Callable[[np.ndarray, Spacing, PostprocessConfig], np.ndarray]
     tried: float | bool  # the field's value where a report tries a step that the recipe leaves out
+    is_by_slice: bool = False  # works within each slice, so that slices need not make a volume
 
 
 def _find_extent(foreground: np.ndarray) -> tuple[slice, ...]:
@@ -167,8 +168,15 @@ STEPS = (
         "closing_mm",
         lambda mask, spacing, config: close_slices(mask, config.closing_mm, spacing),
         2.0,  # mm: three pixels of most scans
+        is_by_slice=True,
     ),
-    Step("holes filled", "fill_holes", lambda mask, spacing, config: fill_holes(mask), True),
+    Step(
+        "holes filled",
+        "fill_holes",
+        lambda mask, spacing, config: fill_holes(mask),
+        True,
+        is_by_slice=True,
+    ),
     Step(
         "largest liver",
         "largest_liver",
@@ -207,22 +215,36 @@ def postprocess(mask: np.ndarray, spacing_mm: Spacing, config: PostprocessConfig
     return mask
 
 
-def list_variants(config: PostprocessConfig) -> Iterator[tuple[str, PostprocessConfig, bool]]:
+def keep_slice_steps(config: PostprocessConfig) -> PostprocessConfig:
+    """Return a config with the steps alone that work slice by slice.
+
+    >>> keep_slice_steps(PostprocessConfig(closing_mm=2.0, largest_liver=True)).largest_liver
+    False
+    """
+    kept = {step.field: getattr(config, step.field) for step in STEPS if step.is_by_slice}
+    return replace(NO_STEP, **kept)
+
+
+def list_variants(
+    config: PostprocessConfig, by_slice: bool = False
+) -> Iterator[tuple[str, PostprocessConfig, bool]]:
     """List what a report compares: no step, the recipe's steps one by one, the others added to it.
 
     Args:
         config: Of the recipe.
+        by_slice: Whether only steps count that work slice by slice.
 
     Yields:
         Title, the steps, and whether all of them are the recipe's own.
     """
     yield "none", NO_STEP, True
     done: dict[str, Any] = {}
-    for step in STEPS:
+    steps = [step for step in STEPS if step.is_by_slice or not by_slice]
+    for step in steps:
         if value := getattr(config, step.field):
             done[step.field] = value
             yield f"+ {step.title}", replace(NO_STEP, **done), True
-    for step in STEPS:
+    for step in steps:
         if not getattr(config, step.field):
             more = replace(NO_STEP, **done | {step.field: step.tried})
             yield f"all of these + {step.title}", more, False

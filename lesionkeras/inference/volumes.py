@@ -10,6 +10,7 @@ import numpy as np
 
 from lesionkeras.config import InferenceConfig, SegmentationDataConfig, SegmentationRecipe
 from lesionkeras.ct.grid import to_slice
+from lesionkeras.ct.orientation import reorient
 from lesionkeras.ct.volume import Source
 from lesionkeras.data.segmentation import SegmentationSplit, make_segmentation_eval
 from lesionkeras.data.slices import LESION, LIVER
@@ -61,6 +62,23 @@ def list_volumes(split: SegmentationSplit) -> dict[str, np.ndarray]:
         name: np.array(sorted(found, key=lambda row: numbers[row]), np.int64)
         for name, found in sorted(rows.items())
     }
+
+
+def is_scattered(split: SegmentationSplit) -> bool:
+    """Tell whether a volume is there in part or with gaps, so that its slices are no volume.
+
+    Args:
+        split: Slices of whole volumes as a rule; of some alone where slices were drawn (P5).
+
+    Returns:
+        True where surfaces, components and all else in three dimensions mean nothing.
+    """
+    names, totals = np.unique(np.asarray(split.slices.volumes), return_counts=True)
+    num_slices = dict(zip(names.tolist(), totals.tolist(), strict=True))
+    return any(
+        len(rows) < num_slices[name] or bool(np.any(np.diff(split.slices.numbers[rows]) != 1))
+        for name, rows in list_volumes(split).items()
+    )
 
 
 def make_predictor(model: Any, inference: InferenceConfig, target: str) -> Predict:
@@ -180,6 +198,25 @@ def move_origin(affine: np.ndarray, slice_number: int) -> np.ndarray:
     moved = np.array(affine, np.float64)
     moved[:, 3] = affine @ [slice_number, 0, 0, 1]
     return moved
+
+
+def to_stored(
+    volume: SegmentedVolume,
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """Return a volume's masks as its file stored them, which the LiTS protocol's figures hang on.
+
+    Args:
+        volume: From `segment_volumes`.
+
+    Returns:
+        Truth and prediction, uint8 [k, j, i] of the file's axes, views; and the spacing, mm of k,
+        j and i.
+    """
+    code = volume.source.code
+    truth, affine = reorient(volume.truth, volume.affine, code)
+    mask, _ = reorient(volume.mask, volume.affine, code)
+    i_mm, j_mm, k_mm = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
+    return truth.T, mask.T, (k_mm, j_mm, i_mm)
 
 
 def _read(volume: SegmentationSplit, data: SegmentationDataConfig, batch_size: int) -> Any:

@@ -94,6 +94,9 @@ def _score_object(overlap: Overlap, surfaces: SurfaceScores) -> ObjectScores:
 
 
 def _compute_burden_error(liver: Overlap, tumour: Overlap) -> float:
-    """Return predicted less true share of the liver that is tumour; NaN without either liver."""
-    predicted = divide(tumour.num_prediction, liver.num_prediction)
+    """Return predicted less true share of the liver that is tumour; NaN without a true liver.
+
+    Where no liver is predicted there is no tumour in it: 0, so that the case is not left out.
+    """
+    predicted = tumour.num_prediction / liver.num_prediction if liver.num_prediction else 0.0
     return predicted - divide(tumour.num_truth, liver.num_truth)

@@ -20,11 +20,11 @@ from lesionkeras.config import (
 from lesionkeras.models.baseline_cnn import build_baseline_cnn, check_baseline_cnn
 from lesionkeras.models.blocks import check_size, inference_model
 from lesionkeras.models.faster_rcnn import build_faster_rcnn, check_faster_rcnn
-from lesionkeras.models.resnet50_unet import build_resnet50_unet
+from lesionkeras.models.resnet50_unet import build_resnet50_unet, check_resnet50_unet
 from lesionkeras.models.retinanet import build_retinanet, check_retinanet
-from lesionkeras.models.segnet import build_segnet
+from lesionkeras.models.segnet import build_segnet, check_segnet
 from lesionkeras.models.ssd import build_ssd
-from lesionkeras.models.unet import build_unet
+from lesionkeras.models.unet import build_unet, check_unet
 
 __all__ = [
     "BUILDERS",
@@ -32,6 +32,7 @@ __all__ = [
     "build",
     "build_detector",
     "check_detector",
+    "check_segmenter",
     "check_size",
     "inference_model",
 ]
@@ -48,10 +49,28 @@ BUILDERS: dict[type, Callable[[Any], keras.Model]] = {
 
 
 DetectorConfig = SSDConfig | RetinaNetConfig | FasterRCNNConfig | BaselineCNNConfig
-NetworkConfig = DetectorConfig | UNetConfig | SegNetConfig | ResNet50UNetConfig
+SegmenterConfig = UNetConfig | SegNetConfig | ResNet50UNetConfig
+
+SEGMENTER_CHECKS: dict[type, Callable[[Any], None]] = {
+    UNetConfig: check_unet,
+    SegNetConfig: check_segnet,
+    ResNet50UNetConfig: check_resnet50_unet,
+}
 
 
-def build(config: NetworkConfig) -> keras.Model:
+def check_segmenter(config: SegmenterConfig) -> None:
+    """Check, without building it, that a config makes a segmentation network.
+
+    Args:
+        config: One of SEGMENTER_CHECKS.
+
+    Raises:
+        RecipeError: It does not.
+    """
+    SEGMENTER_CHECKS[type(config)](config)
+
+
+def build(config: DetectorConfig | SegmenterConfig) -> keras.Model:
     """Return the network of a config with random weights.
 
     Args:

@@ -98,6 +98,25 @@ def build_kerascv_resnet(name: str, side_px: int | None = None, last_stride: int
     )
 
 
+def check_backbone(name: str) -> None:
+    """Check that a ResNet is known.
+
+    Args:
+        name: "resnet34" or "resnet50".
+
+    Raises:
+        RecipeError: The name is another.
+    """
+    if name not in BLOCK_TYPES:
+        raise RecipeError(
+            "A backbone is not known",
+            where="model.backbone",
+            found=name,
+            wanted=" or ".join(BLOCK_TYPES),
+            next_step="choose one of them",
+        )
+
+
 def build_resnet(name: str, fused_norm: bool = False, last_stride: int = 2) -> keras.Model:
     """Return KerasCV's ResNet without top, padded symmetrically, for inputs of any size.
 
@@ -117,14 +136,7 @@ def build_resnet(name: str, fused_norm: bool = False, last_stride: int = 2) -> k
 
     Source: He et al. 2016, table 1; KerasCV 0.9.0 `ResNetBackbone`.
     """
-    if name not in BLOCK_TYPES:
-        raise RecipeError(
-            "A backbone is not known",
-            where="model.backbone",
-            found=name,
-            wanted=" or ".join(BLOCK_TYPES),
-            next_step="choose one of them",
-        )
+    check_backbone(name)
     plain = build_kerascv_resnet(name, last_stride=last_stride)
     maps = [plain.get_layer(layer).output for layer in plain.pyramid_level_inputs.values()]
     functional = keras.Model(plain.input, maps, name=name)

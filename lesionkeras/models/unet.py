@@ -16,7 +16,27 @@ from typing import Any
 import keras
 
 from lesionkeras.config import UNetConfig
-from lesionkeras.models.blocks import SizeCheck, check_known, convolve, predict_scales, upsample
+from lesionkeras.models.blocks import (
+    SizeCheck,
+    check_deep_supervision,
+    check_known,
+    convolve,
+    predict_scales,
+    upsample,
+)
+
+
+def check_unet(config: UNetConfig) -> None:
+    """Check that a config makes a network.
+
+    Args:
+        config: Widths, depth, head.
+
+    Raises:
+        RecipeError: A word is not known, or deep supervision has more levels than the decoder.
+    """
+    check_known(config)
+    check_deep_supervision(config.deep_supervision, config.depth - 1)
 
 
 def build_unet(config: UNetConfig) -> keras.Model:
@@ -34,7 +54,7 @@ def build_unet(config: UNetConfig) -> keras.Model:
         RecipeError: A word is not known, or deep supervision has more levels than the decoder.
             When called: the sides do not divide.
     """
-    check_known(config)
+    check_unet(config)
     widths = [
         min(config.base_channels * 2**level, config.max_channels) for level in range(config.depth)
     ]

@@ -140,6 +140,7 @@ def write_evaluation(folder: Path, protocol: str, evaluation: Evaluation) -> dic
             "cases": case_rows,
             "differences": _list_differences(cases),
             "notes": evaluation.notes,
+            "knows_patients": evaluation.knows_patients,
         },
     )
     write_report(
@@ -219,7 +220,10 @@ def _build_summary(
 ) -> list[Block]:
     cases = evaluation.evaluator.cases
     free = sum(not case.corrected.has_lesion for case in cases)
-    text = f"{len(cases)} cases of {summary['num_patients']} patients, {free} without a lesion."
+    whose = f"of {summary['num_patients']} patients"
+    if not evaluation.knows_patients:
+        whose = "each taken for a patient of its own (--patients says whose they are)"
+    text = f"{len(cases)} cases {whose}, {free} without a lesion."
     blocks: list[Block] = [Scores(list_headlines(summary)), Paragraph(f"{text} {ABOUT[protocol]}")]
     for case, note in evaluation.notes.items():
         blocks.append(Notice(f"{case}:", f"its file does not say where its voxels lie; {note}."))
@@ -336,6 +340,7 @@ def _build_lesion_free(summary: Mapping[str, Any]) -> Table:
         ],
         ["tumour burden error, RMSE", _format(burden["rmse"]["value"])],
         ["tumour burden error, largest", _format(burden["max_absolute"])],
+        ["cases without one: no liver in the truth", str(burden["num_undefined"])],
     ]
     return Table(["what was predicted in vain", ""], rows, numbers=[1])
 

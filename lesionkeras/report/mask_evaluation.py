@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lesionkeras.ct.mask_files import FilePair, list_masks, pair_files
 from lesionkeras.ct.mask_pairs import GEOMETRIES, FindSpacing, Grid, find_grid, read_pair
-from lesionkeras.errors import DataError, RecipeError
+from lesionkeras.errors import DataError, RecipeError, RunError
 from lesionkeras.metrics.volumes import VolumeEvaluator, check_protocol
 
 # Called with cases scored and cases in all.
@@ -44,10 +45,13 @@ class Evaluation:
     Attributes:
         evaluator: Holds the cases.
         notes: Case to what was not taken from its files.
+        knows_patients: Whether somebody said whose the cases are; else each is taken for its own
+            patient's.
     """
 
     evaluator: VolumeEvaluator
     notes: Mapping[str, str]
+    knows_patients: bool = True
 
 
 def evaluate_files(
@@ -81,13 +85,35 @@ def evaluate_files(
         if progress is not None:
             progress(done, len(pairs))
     notes = {pair.case: grid.note for pair, grid in zip(pairs, grids, strict=True) if grid.note}
-    return Evaluation(evaluator, notes)
+    return Evaluation(evaluator, notes, options.find_patient is not None)
 
 
 def _score(evaluator: VolumeEvaluator, pair: FilePair, grid: Grid, patient: str) -> None:
     """Score a pair; its masks are let go on leaving."""
     truth, prediction = read_pair(pair, grid)
     evaluator.add(pair.case, patient, truth, prediction, grid.spacing_mm)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises, before anything is scored, where results cannot be written.
+
+    Args:
+        folder: That results are to be written to; it may be missing, or hold earlier ones.
+
+    Raises:
+        RunError: It is a file, or lies where no folder can be made.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    is_folder = there.is_dir()
+    if is_folder and os.access(there, os.W_OK | os.X_OK):
+        return
+    raise RunError(
+        "Results need a folder that can be written",
+        where=str(folder),
+        found=f"{'a folder without leave to write' if is_folder else 'a file'}"
+        + (f", {there}" if there != folder.absolute() else ""),
+        next_step="name another --out",
+    )
 
 
 def parse_options(

@@ -6,7 +6,7 @@ It stands beside the report because only here every other part may be used (DESI
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,16 +17,23 @@ import numpy as np
 from lesionkeras.config import SegmentationRecipe
 from lesionkeras.ct.grid import to_slice
 from lesionkeras.ct.nifti import read_nifti
-from lesionkeras.data.segmentation import SegmentationSplits, open_segmentation_splits
-from lesionkeras.data.slices import LESION
+from lesionkeras.data.segmentation import (
+    SegmentationSplits,
+    check_augmentation,
+    check_segmentation_data,
+    open_segmentation_splits,
+)
+from lesionkeras.data.slices import LESION, LIVER
 from lesionkeras.errors import RecipeError
 from lesionkeras.inference.volumes import list_volumes
-from lesionkeras.models import check_size
+from lesionkeras.models import check_segmenter, check_size
+from lesionkeras.models.blocks import NUM_LOGITS
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
 from lesionkeras.report.console import Counter
 from lesionkeras.report.detection import find_fingerprint
 from lesionkeras.report.segmentation_report import write_segmentation_report
 from lesionkeras.report.segmentation_scores import make_validation, measure_volumes
+from lesionkeras.segmentation_losses import check_loss
 from lesionkeras.serving.export_segmenter import export_segmenter
 from lesionkeras.training.log import Row
 from lesionkeras.training.run import RunDirectory, check_out, describe_environment, write_json
@@ -62,8 +69,11 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
         The recipe with the input scaling that its weights want, for as many channels as slices.
 
     Raises:
-        RecipeError, RunError: The image's size, the weights or the folder do not fit.
+        RecipeError, RunError: A field of data, augmentation, network or loss is not known or does
+            not fit another, the image's size, the weights or the folder do not fit.
     """
+    check_segmentation_data(recipe.data)
+    check_augmentation(recipe.augment)
     if not (recipe.train.epochs or recipe.train.cpu_budget_s):
         raise RecipeError(
             "Training would never end",
@@ -73,11 +83,30 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
         )
     model = replace(resolve_input_scaling(recipe.model), in_channels=recipe.data.slices)
     recipe = replace(recipe, model=model)
+    _check_normalisation(recipe)
+    check_segmenter(model)
+    check_loss(recipe.loss, max(NUM_LOGITS[model.head], 2))
     check_size(model, recipe.data.image_size_px)
     if recipe.augment.crop_size_px:
         check_size(model, recipe.augment.crop_size_px)
     check_out(out, recipe, experiment)
     return recipe
+
+
+def _check_normalisation(recipe: SegmentationRecipe) -> None:
+    """Raise if a network would scale, as if it were in 0..1, what has zero mean already."""
+    scaling = getattr(recipe.model, "input_scaling", "none")
+    if recipe.data.normalisation != "standardise" or scaling == "none":
+        return
+    weights = getattr(recipe.model, "weights", "none")
+    raise RecipeError(
+        "The network scales an image of 0 to 1, and gets one of zero mean",
+        where="data.normalisation",
+        found=f"standardise with model.input_scaling={scaling}"
+        + (f", which model.weights={weights} wants" if weights != "none" else ""),
+        wanted="data.normalisation=window, or model.input_scaling=none without weights",
+        next_step="set data.normalisation=window",
+    )
 
 
 def open_run(
@@ -155,7 +184,9 @@ def write_report(run: SegmentationRun, log_rows: Sequence[Row], metrics: dict[st
         The page's path.
     """
     record = json.loads(run.directory.recipe_json.read_text(encoding="utf-8"))
-    examples = choose_examples(run, metrics["protocol"]["corrected"]["per_case"])
+    rows = metrics["protocol"]["corrected"]["per_case"]
+    # scattered slices leave no masks
+    examples = [] if metrics.get("scattered") else choose_examples(run, rows)
     return write_segmentation_report(run.directory.path, record, log_rows, metrics, examples)
 
 
@@ -165,14 +196,15 @@ def choose_examples(
     """Return the slice with most tumour of the best, the median and the worst case.
 
     Args:
-        run: Its masks are written.
-        per_case: Rows with "case" and "tumour_dice", null without a lesion.
+        run: Its masks are written; of a network that knows the liver alone it is the liver.
+        per_case: Rows with "case", "tumour_dice" and "liver_dice", null where there is none.
 
     Returns:
         Dicts as `write_segmentation_report` takes them; fewer where there are fewer cases.
     """
-    scored = [row for row in per_case if row["tumour_dice"] is not None]
-    ranked = sorted(scored, key=lambda row: row["tumour_dice"], reverse=True)
+    score = find_monitor(run.recipe).removeprefix("val_")
+    scored = [row for row in per_case if row[score] is not None]
+    ranked = sorted(scored, key=lambda row: row[score], reverse=True)
     places = {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}
     chosen: dict[str, str] = {}
     for kind, place in places.items():
@@ -183,7 +215,8 @@ def choose_examples(
 
 def _make_example(run: SegmentationRun, case: str, kind: str) -> dict[str, Any]:
     slices, rows = run.splits.test.slices, list_volumes(run.splits.test)[case]
-    counts = [np.count_nonzero(slices.own_masks[row] == LESION) for row in rows]
+    least = LIVER if find_monitor(run.recipe) == "val_liver_dice" else LESION
+    counts = [np.count_nonzero(slices.own_masks[row] >= least) for row in rows]
     z = int(np.argmax(counts))
     row = rows[z]
     seen = slices.read_image(row, 1).astype(np.float32)  # as the network saw it, on the own pixels
@@ -229,10 +262,8 @@ def print_summary(run: SegmentationRun, metrics: dict[str, Any]) -> None:
     """Print each case, where the run's files are and, last, the scores with their intervals."""
     corrected, directory = metrics["protocol"]["corrected"], run.directory
     for row in corrected["per_case"]:
-        found = f"{row['lesions_found']} of {row['lesions']} lesions"
-        false = f"{row['false_components']} false components"
         dice = ", ".join(_tell(name, row[f"{name}_dice"]) for name in ("tumour", "liver"))
-        print(f"{row['case']}: Dice of {dice}; {found}, {false}")
+        print(f"{row['case']}: Dice of {dice}{_tell_lesions(row)}")
     print(f"Run: {directory.path}\nReport: {directory.report}\nExport: {directory.export}")
     means = ", ".join(
         _tell(name, corrected["mean"][f"{name}_dice"]) for name in ("tumour", "liver")
@@ -240,7 +271,16 @@ def print_summary(run: SegmentationRun, metrics: dict[str, Any]) -> None:
     counts = metrics["splits"]["test"]
     numbers = ((counts["volumes"], "test volume"), (counts["patients"], "patient"))
     measured = " of ".join(f"{count} {what}{'s' * (count != 1)}" for count, what in numbers)
+    if metrics.get("scattered"):
+        measured = f"{counts['slices']} scattered slices of {measured}"
     print(f"Score: Dice of {means} on {measured}")
+
+
+def _tell_lesions(row: Mapping[str, Any]) -> str:
+    if row.get("lesions_found") is None:  # scattered slices, or a network of the liver alone
+        return ""
+    found = f"{row['lesions_found']} of {row['lesions']} lesions"
+    return f"; {found}, {row['false_components']} false components"
 
 
 def _tell(name: str, figure: Any) -> str:

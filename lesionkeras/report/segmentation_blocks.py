@@ -19,6 +19,12 @@ from lesionkeras.report.segmentation_tables import (
 )
 
 UNDEFINED = "undefined"
+LEFT_OUT = {
+    "slices": "the tested slices alone",
+    "volumes": "the whole scan",
+    "patients": "all scans of the patient",
+}
+LEAK_SCORES = {"dice_by_slice": "by slice", "dice": "mean of cases", "dice_global": "all voxels"}
 Pair = tuple[str, Any, Any]  # label, FIGURE of corrected, FIGURE of LiTS
 SAME_SCORE = 5e-4  # two scores that differ by less are printed alike
 MM3_IN_ML = 1000.0
@@ -30,11 +36,13 @@ CASE_COLUMNS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("tumour_msd_mm", "msd_mm"), "MSD, mm"),
     (("burden_error",), "Burden error"),
 )
+COUNTS = ("lesions_found", "lesions", "false_components")
 NO_SCORES = ("case", "patient", "lesion_free")
 LITS_FAULTS = (
-    "The organisers' final program, faults included: it takes the Dice of arrays that hold the "
-    "numbers of components, not masks; it measures only lesions that it counts as found; and it "
-    "merges components that one prediction touches. The corrected protocol does none of these."
+    "The organisers' final program, faults included: it looks a lesion's prediction up by a "
+    "component's number where it wrote the lesion's; it measures only lesions that it counts as "
+    "found; it merges lesions that one prediction touches; and its RVD divides by the predicted "
+    "volume. The corrected protocol does none of these."
 )
 
 
@@ -70,7 +78,23 @@ def format_interval(figure: Any) -> str:
     return "" if low is None or high is None else f"({low:.3f} to {high:.3f})"
 
 
-def build_case_tables(protocol: Mapping[str, Any]) -> list[Block]:
+SCATTERED = (
+    "Scattered slices: overlap only, of each scan's held-out slices together; the last row has "
+    "means of the cases that define a figure. Undefined: the truth has no such structure there, or "
+    "the network does not know it."
+)
+VOLUMES = (
+    "Each scan in 3-D at its own resolution; the last row has sums, and means of the cases "
+    "that define a figure. A lesion is found at any overlap; a false tumour is a component "
+    "that touches no lesion. ASSD and MSD: mean and greatest distance of the surfaces of all "
+    "tumours. Burden error: share of the liver that is tumour, predicted less true; where no liver "
+    "is predicted that share is 0. Undefined is a Dice where the truth has no such structure, a "
+    "distance where truth or prediction have none, a burden error where the truth has no liver, "
+    "and whatever the network does not know."
+)
+
+
+def build_case_tables(protocol: Mapping[str, Any], scattered: bool = False) -> list[Block]:
     """Builds the table of cases, and one with every figure, folded.
 
     Args:
@@ -78,34 +102,26 @@ def build_case_tables(protocol: Mapping[str, Any]) -> list[Block]:
             "false_components" and, of a scan without a lesion, "lesion_free" and
             "false_positive_mm3"; "mean" for the last row; "counts", where they are there: of how
             many cases each mean is.
+        scattered: Whether slices were held out, not whole scans: then there are no lesions.
     """
     rows, mean = protocol["per_case"], protocol["mean"]
     if not rows:
         return []
     columns = [(keys, name) for keys, name in CASE_COLUMNS if any(_has(row, keys) for row in rows)]
-    has_free = any(row.get("lesion_free") for row in rows)
+    has_free = any(row.get("lesion_free") and not _is_blank(row) for row in rows)
     cells = []
     for row in rows:
-        line = [str(row["case"]), str(row.get("patient", "")), _format_found(row)]
-        line.append(_format_count(row.get("false_components")))
+        line = [str(row["case"]), str(row.get("patient", ""))]
+        line += [] if scattered else _format_lesions(row)
         line += [format_figure(_get(row, keys)) for keys, _ in columns]
         cells.append(line + [_format_marked(row)] * has_free)
-    last = [
-        "all",
-        "",
-        _format_found({key: _add(rows, key) for key in ("lesions_found", "lesions")}),
-    ]
-    last.append(_format_count(_add(rows, "false_components")))
+    last = ["all", ""]
+    last += [] if scattered else _format_lesions({key: _add(rows, key) for key in COUNTS})
     last += [format_figure(_get(mean, k)) if _has(mean, k) else "" for k, _ in columns]
     cells.append(last + [""] * has_free)
-    header = ["Case", "Patient", "Lesions found", "False tumours", *(name for _, name in columns)]
-    caption = (
-        "Each scan in 3-D at its own resolution; the last row has sums, and means of the cases "
-        "that define a figure. A lesion is found at any overlap; a false tumour is a component "
-        "that touches no lesion. ASSD and MSD: mean and greatest distance of the surfaces of all "
-        "tumours. Burden error: share of the liver that is tumour, predicted less true. "
-        "Undefined: the truth or the prediction has no tumour."
-    )
+    header = ["Case", "Patient", *([] if scattered else ["Lesions found", "False tumours"])]
+    header += [name for _, name in columns]
+    caption = SCATTERED if scattered else VOLUMES + _tell_undefined(rows, "burden_error")
     numbers = range(2, len(header) + 1)
     table = Table(
         header + ["False tumour, ml"] * has_free, cells, caption, numbers, strong=(len(rows),)
@@ -160,7 +176,8 @@ def build_paper_table(metrics: Mapping[str, Any]) -> list[Block]:
             else ""
             for k in keys
         ]
-        rows.append(["This run, by scan: mean of cases, 3-D", organ, *shown])
+        scan = "of each scan's slices" if metrics.get("scattered") else "by scan"
+        rows.append([f"This run, {scan}: mean of cases, 3-D", organ, *shown])
     ours = range(len(PAPER_SEGMENTERS), len(rows))
     caption = (
         f"{P4_SOURCE}; {P5_SOURCE}. Neither says whether liver or tumour is meant, how slices "
@@ -179,6 +196,7 @@ def build_step_table(steps: Sequence[Mapping[str, Any]]) -> list[Block]:
         steps: "step", "tumour_dice", "liver_dice", "lesions_found", "lesions",
             "false_components" and "used".
     """
+    has_counts = any(row.get("lesions_found") is not None for row in steps)
     cells = [
         [
             str(row["step"]) + (" (used)" if row.get("used") else ""),
@@ -186,48 +204,51 @@ def build_step_table(steps: Sequence[Mapping[str, Any]]) -> list[Block]:
                 _join(format_figure(row.get(key)), format_interval(row.get(key)))
                 for key in ("tumour_dice", "liver_dice")
             ),
-            _format_found(row),
-            _format_count(row.get("false_components")),
+            *(_format_lesions(row) if has_counts else ()),
         ]
         for row in steps
     ]
-    header = ["Step", "Tumour Dice", "Liver Dice", "Lesions found", "False tumours"]
+    header = ["Step", "Tumour Dice", "Liver Dice"]
+    header += ["Lesions found", "False tumours"] * has_counts
     caption = (
         "The same predictions with and without each step, mean of cases: a step earns its place "
         "where the false tumours fall and the lesions found do not. Closing is P5's (3.6), "
         "filling holes P3's (2.6)."
     )
-    return [Table(header, cells, caption, numbers=range(1, 5))] * bool(cells)
+    return [Table(header, cells, caption, numbers=range(1, len(header)))] * bool(cells)
 
 
 def build_leak_table(leaks: Sequence[Mapping[str, Any]]) -> list[Block]:
     """Builds the table of the same recipe under three splits.
 
     Args:
-        leaks: "split", "held_out", and "slice_tumour_dice", "tumour_dice" and "liver_dice".
+        leaks: "split", "held_out", "trained", and of tumour and liver "_dice", "_dice_global" and
+            "_dice_by_slice"; what is undefined everywhere has no column.
     """
     columns = {
-        "slice_tumour_dice": "Tumour Dice by slice",
-        "tumour_dice": "Tumour Dice by scan",
-        "liver_dice": "Liver Dice by scan",
+        f"{organ}_{key}": f"{organ.capitalize()} Dice, {words}"
+        for organ in ("tumour", "liver")
+        for key, words in LEAK_SCORES.items()
     }
-    used = [key for key in columns if any(row.get(key) is not None for row in leaks)]
+    used = [key for key in columns if any(get_value(row.get(key)) is not None for row in leaks)]
     cells = [
         [
-            f"random {row['split']}",
+            LEFT_OUT[row["split"]],
             str(row.get("held_out", "")),
+            str(row.get("trained", "")),
             *(_join(format_figure(row.get(key)), format_interval(row.get(key))) for key in used),
         ]
         for row in leaks
     ]
     caption = (
-        "One recipe, three ways to hold out a share of the data. Random slices have neighbours "
-        "of a millimetre among the training slices, random scans may be another scan of a patient "
-        "who was trained on; only the split by patient says what a new patient can expect. What "
-        "the others say more is the leak."
+        "One recipe, tested three times on the same slices of one scan; what differs is what was "
+        "left out of training. Slices alone (P4, P5) leave neighbours of a millimetre, the scan "
+        "alone leaves another scan of the patient; only the split by patient says what a new "
+        "patient can expect. What the others say more is the leak. Every training saw as many "
+        "images an epoch, or as many CPU seconds."
     )
-    header = ["Held out", "Whom", *(columns[key] for key in used)]
-    table = Table(header, cells, caption, numbers=range(2, len(header)))
+    header = ["Trained without", "Tested on", "Trained on", *(columns[key] for key in used)]
+    table = Table(header, cells, caption, numbers=range(3, len(header)))
     return [table] * bool(cells)
 
 
@@ -290,8 +311,27 @@ def _get(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((row[key] for key in keys if key in row), None)
 
 
-def _add(rows: Sequence[Mapping[str, Any]], key: str) -> int:
-    return sum(int(row.get(key) or 0) for row in rows)
+def _add(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    """The sum of what is there, or None where nothing is."""
+    there = [int(row[key]) for row in rows if row.get(key) is not None]
+    return sum(there) if there else None
+
+
+def _is_blank(row: Mapping[str, Any]) -> bool:
+    """Whether nothing is known of the lesions of a case: the network was not taught them."""
+    return get_value(row.get("false_positive_mm3")) is None
+
+
+def _tell_undefined(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """How many cases have no such figure, where it is one of some: they are in no mean."""
+    there = [get_value(row[key]) is not None for row in rows if key in row]
+    if all(there):
+        return ""
+    return f" {name_score(key)}: undefined for {there.count(False)} of {len(there)} cases."
+
+
+def _format_lesions(row: Mapping[str, Any]) -> list[str]:
+    return [_format_found(row), _format_count(row.get("false_components"))]
 
 
 def _join(value: str, interval: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from lesionkeras.recipe import flatten_tree, format_value
 from lesionkeras.report import segmentation_figures as figures
 from lesionkeras.report.detection_report import describe_software
+from lesionkeras.report.fields_in_use import is_in_use
 from lesionkeras.report.page import (
     Block,
     Notice,
@@ -39,6 +40,10 @@ from lesionkeras.training.run import write_bytes
 NETWORKS = {"unet": "U-Net", "segnet": "SegNet", "resnet50_unet": "ResNet50-UNet"}
 DEFAULT_WINDOW_HU = (-160.0, 240.0)  # P3, 2.2
 KINDS = ("best", "median", "worst")
+LOADING = (
+    "model.keras holds these weights; a process that loads it with keras.models.load_model must "
+    "import lesionkeras.models first, which knows its layers."
+)
 LEAK_TITLE = "This split leaks."
 
 
@@ -71,7 +76,10 @@ def write_segmentation_report(
     network = NETWORKS.get(str(record.get("experiment")), "Segmentation network")
     sections = [
         Section("Best, median and worst case", _pick(pictures, "contours")),
-        Section("Cases", build_case_tables(metrics["protocol"]["corrected"])),
+        Section(
+            "Cases",
+            build_case_tables(metrics["protocol"]["corrected"], bool(metrics.get("scattered"))),
+        ),
         Section("Lesions", _describe_lesions(metrics, pictures)),
         Section("Beside the papers", build_paper_table(metrics)),
         Section("Post-processing", build_step_table(metrics.get("postprocessing", ()))),
@@ -144,6 +152,7 @@ def _summarize(metrics: Mapping[str, Any]) -> list[Block]:
     rows, mean, pooled = corrected["per_case"], corrected["mean"], corrected.get("global", {})
     patients = {row.get("patient", row["case"]) for row in rows}
     lesions = sum(int(row.get("lesions") or 0) for row in rows)
+    scattered = bool(metrics.get("scattered"))
     without = sum(bool(row.get("lesion_free")) for row in rows)
     resamples = metrics.get("num_resamples")
     intervals = (
@@ -162,18 +171,27 @@ def _summarize(metrics: Mapping[str, Any]) -> list[Block]:
         f"of {_count(len(patients), 'patient')} with {_count(lesions, 'lesion')}, by the corrected "
         f"protocol. {intervals}"
     )
-    if without:
+    if scattered:
+        text = (
+            "Scattered slices: overlap only. What was held out are slices of "
+            f"{_count(len(rows), 'scan')} of {_count(len(patients), 'patient')}, not whole scans: "
+            "surfaces and lesions in three dimensions do not exist, steps of post-processing that "
+            f"need a volume were left out, and no mask was written. {intervals}"
+        )
+    elif without and any(row.get("false_positive_mm3") is not None for row in rows):
         text += (
             f" {_count(without, 'scan')} without a lesion: the tumour Dice is undefined there and "
             "in no mean; what was marked on them stands in the table of cases."
         )
-    tiles = [
+    tiles: list[tuple[str, Any]] = [
         ("Tumour Dice, mean of cases", mean.get("tumour_dice")),
         ("Liver Dice, mean of cases", mean.get("liver_dice")),
         ("Tumour Dice, all voxels", pooled.get("tumour_dice")),
         ("Lesion recall, any overlap", pooled.get("recall_0", mean.get("recall_0"))),
         ("Lesion precision, any overlap", pooled.get("precision_0", mean.get("precision_0"))),
     ]
+    if scattered:
+        tiles[3:] = [("Liver Dice, all voxels", pooled.get("liver_dice"))]
     scores = [(name, format_figure(value), format_interval(value)) for name, value in tiles]
     counts = [row["false_components"] for row in rows if row.get("false_components") is not None]
     if counts:
@@ -214,7 +232,7 @@ def _describe_training(
         text += f" Training took {metrics['cpu_seconds']:,.0f} CPU-seconds."
     if metrics.get("best_epoch"):
         text += f" Measured are the weights of epoch {metrics['best_epoch']}."
-    return [Paragraph(text), *_pick(pictures, "curves")]
+    return [Paragraph(text), Paragraph(LOADING), *_pick(pictures, "curves")]
 
 
 def _describe_last(log_rows: Sequence[Mapping[str, Any]]) -> str:
@@ -257,12 +275,18 @@ def _describe_recipe(record: Mapping[str, Any], values: Mapping[str, Any]) -> li
         for paper in papers:
             agrees = agrees_with(paper, path, values[path])
             said = f"{paper[path].said} ({paper[path].place})" if path in paper else ""
-            cells += [said, {None: "", True: "same", False: "differs"}[agrees]]
+            if agrees and not is_in_use(values, path):
+                cells += [said, "not in use so"]
+            else:
+                cells += [said, {None: "", True: "same", False: "differs"}[agrees]]
         rows.append(cells)
     beside = Table(
         ["Field", "This run", "P4", "", "P5", ""],
         rows,
-        "What P4 and P5 state, with its place in the paper; all else they leave open.",
+        "What P4 and P5 state, with its place in the paper; all else they leave open. P4's "
+        "abstract and keywords say sigmoid and binary, its 3.3 and 3.4 that softmax is usual: "
+        "the abstract is of the network that P4 trained. A value is the same only where it "
+        "decides something in this run: else it is not in use so.",
     )
     everything = Table(
         ["Field", "This run"],

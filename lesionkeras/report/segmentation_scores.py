@@ -15,18 +15,25 @@ from lesionkeras.config import PostprocessConfig, SegmentationRecipe
 from lesionkeras.ct.nifti import write_nifti
 from lesionkeras.ct.volume import Volume
 from lesionkeras.data.segmentation import SegmentationSplit, make_segmentation_eval
-from lesionkeras.inference.postprocess import list_variants, postprocess
-from lesionkeras.inference.volumes import SegmentedVolume, make_predictor, segment_volumes
+from lesionkeras.inference.postprocess import keep_slice_steps, list_variants, postprocess
+from lesionkeras.inference.volumes import (
+    SegmentedVolume,
+    is_scattered,
+    make_predictor,
+    segment_volumes,
+    to_stored,
+)
 from lesionkeras.metrics.bootstrap import NUM_RESAMPLES
 from lesionkeras.metrics.corrected_protocol import CONNECTIVITY
 from lesionkeras.metrics.mask_pair import find_lesions, pair_masks
 from lesionkeras.metrics.overlap import count_labels, find_overlap
 from lesionkeras.metrics.scores import CaseScores
 from lesionkeras.metrics.volumes import VolumeEvaluator
+from lesionkeras.models.fast import fold_norms
+from lesionkeras.report.segmentation_limits import OVERLAP_NAMES, blank_structure, keep_overlap
 from lesionkeras.segmentation_losses import segmentation_loss
 
 STRUCTURES = {"tumour": 2, "liver": 1}  # and the least label that belongs to it
-OVERLAP_NAMES = ("dice", "jaccard", "accuracy", "sensitivity", "specificity", "precision", "f1")
 OBJECT_NAMES = ("voe", "rvd", "assd_mm", "rmsd_mm", "msd_mm")
 SLICE_NAMES = ("dice", "jaccard", "accuracy", "sensitivity")  # what P4 and P5 report
 LITS_NAMES = ("dice", "jaccard", "voe", "rvd", "assd", "rmsd", "msd")
@@ -117,6 +124,9 @@ def measure_volumes(
 ) -> dict[str, Any]:
     """Segment volumes one after the other, write their masks, and score them.
 
+    Where a volume's slices are no whole volume (P5's split), only overlap is scored, only steps of
+    post-processing are done that work slice by slice, and no mask is written.
+
     Args:
         split: The volumes held out.
         recipe: Data, inference and post-processing.
@@ -125,47 +135,42 @@ def measure_volumes(
         progress: Called with slices done and slices in all.
 
     Returns:
-        "protocol", "lesions", "postprocessing", "slices" and "num_resamples" of metrics.json.
+        "protocol", "lesions", "postprocessing", "slices", "num_resamples" and "scattered" of
+        metrics.json.
     """
-    masks.mkdir(exist_ok=True)
+    scattered = is_scattered(split)
+    used = keep_slice_steps(recipe.postprocess) if scattered else recipe.postprocess
     evaluator, slices = VolumeEvaluator(), SliceScores()
-    steps = [StepScores(*variant) for variant in list_variants(recipe.postprocess)]
-    predict = make_predictor(model, recipe.inference, recipe.loss.target)
+    steps = [StepScores(*variant) for variant in list_variants(used, by_slice=scattered)]
+    fast = fold_norms(model) if isinstance(model, keras.Model) else model
+    predict = make_predictor(fast, recipe.inference, recipe.loss.target)
     for volume in segment_volumes(predict, split, recipe, progress):
         slices.add(volume.square_truths, volume.square_masks)
         for step in steps:
             mask = postprocess(volume.mask, volume.spacing_mm, step.config)
             step.add(volume, mask)
-            if step.config == recipe.postprocess:
-                final = mask
-        evaluator.add(volume.name, volume.patient, volume.truth, final, volume.spacing_mm)
-        write_nifti(masks / f"{volume.name}.nii.gz", Volume(final, volume.affine, volume.source))
+            if step.config == used:
+                final = replace(volume, mask=mask)
+        evaluator.add(volume.name, volume.patient, *to_stored(final))
+        if not scattered:
+            _write_mask(masks, final)
     metrics = describe_scores(evaluator, recipe.train.seed) | {
         "postprocessing": [step.to_row() for step in steps],
         "slices": slices.to_rows(),
         "num_resamples": NUM_RESAMPLES,
+        "scattered": False,
     }
+    if scattered:
+        keep_overlap(metrics)
     if recipe.model.head == "binary":
         blank_structure(metrics, "liver" if recipe.loss.target == "tumour" else "tumour")
     return metrics
 
 
-def blank_structure(metrics: dict[str, Any], name: str) -> None:
-    """Make undefined what a binary head of one structure cannot say of the other.
-
-    Args:
-        metrics: From `measure_volumes`; changed in place.
-        name: The structure that the head does not know.
-    """
-    unknown = (f"{name}_", "burden_", *(("recall_", "precision_") if name == "tumour" else ()))
-    tables = list(metrics["postprocessing"])
-    for protocol in metrics["protocol"].values():
-        tables += [*protocol["per_case"], protocol["mean"], protocol["global"]]
-    for table in tables:
-        for key in table:
-            if key.startswith(unknown) and not key.endswith("_mm3"):
-                table[key] = math.nan
-    metrics["slices"] = [row for row in metrics["slices"] if row["target"] != name]
+def _write_mask(folder: Path, volume: SegmentedVolume) -> None:
+    folder.mkdir(exist_ok=True)
+    written = Volume(volume.mask, volume.affine, volume.source)
+    write_nifti(folder / f"{volume.name}.nii.gz", written)
 
 
 def describe_scores(evaluator: VolumeEvaluator, seed: int) -> dict[str, Any]:
@@ -248,6 +253,7 @@ def _describe_corrected(summary: dict[str, Any]) -> dict[str, Any]:
             pooled[f"{score}_{suffix}"] = _interval(summary["lesions"][threshold][score])
     mean["false_components"] = _interval(summary["lesions"]["0"]["false_per_case"])
     burden = summary["tumour_burden"]
+    counts["burden_error"] = burden["rmse"]["num_cases"]
     pooled |= {"burden_rmse": _interval(burden["rmse"]), "burden_max": burden["max_absolute"]}
     return {"mean": mean, "counts": counts, "global": pooled}
 

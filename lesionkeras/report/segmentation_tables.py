@@ -64,6 +64,7 @@ SCORE_NAMES = {
 
 P4_RECIPE: dict[str, PaperValue] = {
     "data.normalisation": PaperValue(("standardise",), "zero mean, unit variance", "3.2"),
+    "model.head": PaperValue(("binary",), "sigmoid, binary segmentation", "abstract"),
     "loss.dice_weight": PaperValue((1.0,), "Dice loss", "abstract"),
     "model.channels": PaperValue(
         ((64, 128, 256, 512, 512),), "VGG16's 13 convolutions (SegNet)", "3.4"

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from lesionkeras.config import UNetConfig
 from lesionkeras.models.fast import compile_inference, count_operations, make_fast
-from lesionkeras.models.freed_memory import keep_freed_memory
+from lesionkeras.models.freed_memory import ENVIRONMENT, keep_freed_memory
 from lesionkeras.models.unet import build_unet
 from lesionkeras.training import monai_unet
 from lesionkeras.training.benchmark import compare, describe_machine, measure_rates
@@ -64,13 +64,13 @@ def benchmark_segmentation(
         weights, files = folder / "weights.npz", folder / "images.npy"
         np.savez(weights, **list_weights(model))  # type: ignore[arg-type]  # names, not options
         np.save(files, images)
-        script = str(Path(monai_unet.__file__))
-        monai = stack.enter_context(Child("MONAI", [str(python), script, str(weights), str(files)]))
+        words = [str(python), monai_unet.__file__, str(weights), str(files)]
+        monai = stack.enter_context(Child("MONAI", words, ENVIRONMENT))
         plain = stack.enter_context(
             Child(
                 NO_ONEDNN,
                 [sys.executable, "-m", __name__, str(base_channels), str(weights), str(files)],
-                {"TF_ENABLE_ONEDNN_OPTS": "0"},
+                ENVIRONMENT | {"TF_ENABLE_ONEDNN_OPTS": "0"},
             )
         )
         contestants = Contestants(model, images, monai, plain, folder)
@@ -113,6 +113,8 @@ def format_notes(rows: list[dict[str, Any]], arithmetic: dict[str, float]) -> li
         f"logits within {max(row['largest_difference'] for row in rows):.1g}",
         f"CPU seconds an image, batch of {rows[0]['task'].split(',')[0]}: "
         + ", ".join(f"{name} {seconds:.2f}" for name, seconds in costs.items()),
+        "every process keeps the memory that it frees (glibc's malloc), ours and, by environment, "
+        "the others'",
         "one image is {direct_gflop:.1f} GFLOP directly, {done_gflop:.1f} as ours does it: "
         "{direct_gflop_s:.0f} and {done_gflop_s:.0f} GFLOP/s".format(**arithmetic),
         "that is {share_of_peak_direct:.0%} and {share_of_peak_done:.0%} of the {peak_gflop_s:.0f} "

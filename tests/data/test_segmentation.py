@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from lesionkeras.config import AugmentConfig, SegmentationDataConfig
 from lesionkeras.ct.window import standardise_numpy, window_numpy
 from lesionkeras.data import segmentation
+from lesionkeras.data.leak import LEAK_PROTOCOLS
 from lesionkeras.data.sampling import LEAK_WARNINGS
 from lesionkeras.data.segmentation import (
     SegmentationSplit,
@@ -202,7 +204,8 @@ def test_p3_samples_what_is_trained_on_alone(monkeypatch):
 
 
 def test_two_data_sets_are_pooled(monkeypatch):
-    parts = {"one": make_slices(6), "two": replace(make_slices(4), patients=("q",) * 4)}
+    second = replace(make_slices(4), patients=("q",) * 4, volumes=("w",) * 4)
+    parts = {"one": make_slices(6), "two": second}
     monkeypatch.setattr(segmentation, "prepare_slices", lambda builder, *words: parts[builder])
     data = replace(DATA, splits=("train",), held_out=("q", "p1"))
     splits = open_segmentation_splits(["one", "two"], data, seed=0)
@@ -210,6 +213,57 @@ def test_two_data_sets_are_pooled(monkeypatch):
     assert splits.test.patients == ["p1", "p1", *"qqqq"]
     ((image, _),) = make_segmentation_eval(splits.test, DATA, batch_size=6).as_numpy_iterator()
     assert np.round(100 * image[:, 0, 0, 1]).astype(int).tolist() == [3, 4, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("protocol", ["patient", "given"])
+def test_a_scan_of_one_name_in_two_data_sets_is_refused(monkeypatch, protocol):
+    """Their slices would be interleaved, as slices of one scan."""
+    builders = [SimpleNamespace(info=SimpleNamespace(name=name)) for name in ("lits", "folder")]
+    parts = [make_slices(6), replace(make_slices(4), volumes=("w", "w", "v2", "v2"))]
+    monkeypatch.setattr(
+        segmentation, "prepare_slices", lambda builder, *words: parts[builders.index(builder)]
+    )
+    data = replace(DATA, splits=("train", "test"), protocol=protocol)
+    open_segmentation_splits(builders[:1], replace(data, protocol="patient"), seed=0)
+    with pytest.raises(DataError) as caught:
+        open_segmentation_splits(builders, data, seed=0)
+    assert str(caught.value) == (
+        "Two data sets have a scan of one name in data.name: found scan v2 in lits and in folder, "
+        "wanted names of their own; rename the scan's files in one of them and prepare it again, "
+        "or train on one of the two."
+    )
+
+
+@pytest.mark.parametrize("protocol", ["volume", "p5", "p3", "given"])
+def test_names_are_held_out_by_patient_alone(protocol):
+    data = replace(SMALL, protocol=protocol, held_out=("p1", "p2"))
+    with pytest.raises(RecipeError) as caught:
+        open_segmentation_splits([], data, seed=0)
+    assert str(caught.value) == (
+        "Patients are held out by name from a split by patient alone in data.held_out: found p1, "
+        f"p2 with data.protocol={protocol}, wanted data.protocol=patient; leave out --split or "
+        "--held-out."
+    )
+
+
+def test_splits_that_leak_test_the_same_slices(monkeypatch):
+    slices = replace(
+        make_slices(60),
+        volumes=tuple(f"v{i // 10}" for i in range(60)),
+        patients=tuple(f"p{i // 20}" for i in range(60)),
+    )
+    monkeypatch.setattr(segmentation, "prepare_slices", lambda *words: slices)
+    data = replace(DATA, splits=("train",), held_out=("v3",))
+    found = {
+        protocol: open_segmentation_splits(["b"], replace(data, protocol=protocol), seed=0)
+        for protocol in LEAK_PROTOCOLS
+    }
+    assert len({tuple(splits.test.rows) for splits in found.values()}) == 1
+    assert [len(splits.train) for splits in found.values()] == [58, 50, 40]
+    assert [bool(splits.warning) for splits in found.values()] == [True, True, False]
+    assert set(found["leak-slices"].test.volumes) == {"v3"}
+    with pytest.raises(RecipeError, match=r"A leak is measured on one scan.*found 0 names"):
+        open_segmentation_splits(["b"], replace(data, protocol="leak-volumes", held_out=()), 0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from experiments import evaluate
 from lesionkeras.ct.nifti import write_nifti
 from lesionkeras.ct.volume import Volume
+from lesionkeras.errors import RunError
 from lesionkeras.report.mask_evaluation import ScoringOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,12 +66,22 @@ def test_lits_knows_the_spacing_of_what_is_3d_ircadb():
     assert options.find_spacing("segmentation-28", 129) == (1.6, 0.57, 0.57)
     assert options.find_spacing("segmentation-3", 129) is None
     assert options.find_patient("segmentation-28") == "ircadb01_01"
+    assert options.find_patient("mine") == "mine" != options.find_patient("yours")  # no number
     given = evaluate.add_lits(
         ScoringOptions(find_spacing=lambda case, n: (3.0, 1.0, 1.0), find_patient=str.upper)
     )
     assert given.find_spacing("segmentation-28", 129) == (1.6, 0.57, 0.57)
     assert given.find_spacing("segmentation-28", 43) == (3.0, 1.0, 1.0)
     assert given.find_patient("a") == "A"
+
+
+def test_where_results_go_is_looked_at_before_scoring(truth, monkeypatch, capsys):
+    from lesionkeras.report import mask_evaluation
+
+    monkeypatch.setattr(mask_evaluation, "evaluate_files", None)
+    file = truth / "segmentation-0.nii.gz"
+    with pytest.raises(RunError, match="Results need a folder that can be written"):
+        evaluate.main(["--pred", str(truth), "--truth", str(truth), "--out", str(file)])
 
 
 def test_masks_apart_are_one_sentence_exit_2_and_nothing_written(truth, tmp_path):

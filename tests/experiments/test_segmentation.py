@@ -43,9 +43,15 @@ def test_papers_say_what_they_say():
         )
         assert p5.loss.dice_weight == p5.loss.cross_entropy_weight == 0.0
         assert p5.postprocess.closing_mm > 0 and p5.data.rotation_deg > 0
+        assert p5.model.head == "binary" and p5.data.slices == 1  # 3.1.1: a binary mask
+        # 3.3: "rotations, flips, and intensity scaling", nothing else
+        assert p5.augment.flip_left_right and p5.augment.flip_up_down
+        assert p5.augment.brightness > 0 and p5.augment.gamma[0] < 1 < p5.augment.gamma[1]
+        assert p5.augment.noise_std == p5.augment.translate_fraction == p5.augment.crop_size_px == 0
     for module in (unet, segnet):
         p4 = module.RECIPES["p4"]
         assert p4.data.normalisation == "standardise"
+        assert p4.model.head == "binary" and p4.data.slices == 1  # abstract: sigmoid, binary
         assert (p4.loss.dice_weight, p4.loss.cross_entropy_weight, p4.loss.focal_weight) == (
             1,
             0,
@@ -102,9 +108,30 @@ def test_every_data_set_has_its_own(changes, folders, message):
 
 
 def test_held_out_by_name():
-    words = ["--held-out", "volume-6,volume-7", "--split", "p5"]
+    words = ["--held-out", "volume-6,volume-7"]
     recipe, _ = parse("unet", unet.RECIPES, "", {}, words)
-    assert recipe.data.held_out == ("volume-6", "volume-7") and recipe.data.protocol == "p5"
+    assert recipe.data.held_out == ("volume-6", "volume-7") and recipe.data.protocol == "patient"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        (
+            "unet",
+            "--split p5 --held-out volume-6",
+            "held out by name from a split by patient alone",
+        ),
+        ("segnet", "--recipe p4 --weights imagenet", "gets one of zero mean in data.normalisation"),
+        ("unet", "--set model.deep_supervision=5", "Deep supervision wants maps"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_data_are_opened(
+    monkeypatch, tmp_path, name, words, message
+):
+    monkeypatch.setattr(MODULES[name], "open_data_sets", None)
+    with pytest.raises(RecipeError, match=message):
+        MODULES[name].main([*words.split(), "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -194,20 +221,21 @@ def test_leak_compares_splits_of_an_experiment(monkeypatch, capsys, tmp_path):
     def compare_splits(*words):
         calls.append(words)
         return [
-            {"split": "slices", "tumour_dice": {"value": 0.875}, "held_out": "9 slices"},
-            {"split": "patients", "tumour_dice": {"value": None}, "held_out": "8 slices"},
+            {"split": "slices", "tumour_dice": {"value": 0.875}, "held_out": "9 slices of a"},
+            {"split": "patients", "tumour_dice": {"value": None}, "held_out": "9 slices of a"},
         ]
 
     monkeypatch.setattr(leak, "open_data_sets", lambda recipe, options: [recipe.data.name])
     monkeypatch.setattr(leaks, "compare_splits", compare_splits)
     words = ["--experiment", "segnet", "--recipe", "p4", "--data", "lits", "--out", str(tmp_path)]
-    leak.main([*words, "--seed", "3"])
+    leak.main([*words, "--seed", "3", "--held-out", "volume-6"])
     ((builders, recipe, out, name),) = calls
     assert (builders, out, name) == (["lits"], tmp_path, "segnet")
-    assert recipe == override(segnet.RECIPES["p4"], {"data.name": "lits", "train.seed": 3})
+    changes = {"data.name": "lits", "train.seed": 3, "data.held_out": "volume-6"}
+    assert recipe == override(segnet.RECIPES["p4"], changes)
     assert capsys.readouterr().out.splitlines() == [
-        "Score: tumour Dice 0.875 where slices are drawn (9 slices)",
-        "Score: tumour Dice undefined where patients are drawn (8 slices)",
+        "Score: Dice of tumour 0.875 on 9 slices of a, trained without these slices",
+        "Score: Dice of nothing that is there on 9 slices of a, trained without their patient",
         f"Report: {tmp_path}/patients/report.html",
     ]
     with pytest.raises(RecipeError, match="found ssd, wanted one of unet, segnet"):

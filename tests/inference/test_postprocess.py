@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from lesionkeras.inference.postprocess import (
     drop_small_tumours,
     fill_holes,
     keep_largest_liver,
+    keep_slice_steps,
     keep_tumour_inside,
     list_variants,
     make_disc,
@@ -142,3 +143,21 @@ def test_variants_add_one_step_after_the_other():
     assert variants[5][1] == PostprocessConfig(0.0, True, True, True, 8.0)
     assert [used for _, _, used in variants] == [True] * 4 + [False] * 2
     assert {step.field for step in STEPS} == {each.name for each in fields(PostprocessConfig)}
+
+
+def test_slices_that_are_no_volume_have_the_steps_of_slices():
+    config = PostprocessConfig(2.0, False, True, True, 8.0)
+    kept = keep_slice_steps(config)
+    assert kept == PostprocessConfig(2.0, False, False, False, 0.0)
+    variants = list(list_variants(kept, by_slice=True))
+    assert [title for title, _, _ in variants] == [
+        "none",
+        "+ closing",
+        "all of these + holes filled",
+    ]
+    # what the kept steps do to a slice does not depend on the others
+    mask = parse("2.2...", "..22..")
+    whole = postprocess(mask, SPACING, replace(kept, fill_holes=True))
+    for z in range(2):
+        alone = postprocess(mask[z : z + 1], SPACING, replace(kept, fill_holes=True))
+        assert np.array_equal(alone[0], whole[z])

@@ -7,14 +7,17 @@ import tensorflow as tf
 
 from lesionkeras.config import InferenceConfig, SegmentationDataConfig, UNetConfig, UNetRecipe
 from lesionkeras.ct.grid import find_grid, place_hu, place_mask
-from lesionkeras.ct.volume import make_affine
+from lesionkeras.ct.volume import Source, make_affine
 from lesionkeras.data.segmentation import SegmentationSplit
 from lesionkeras.data.slices import PackedMasks, PreparedSlices, Stacked
 from lesionkeras.inference.volumes import (
+    SegmentedVolume,
     decode_probabilities,
+    is_scattered,
     list_volumes,
     make_predictor,
     segment_volumes,
+    to_stored,
 )
 
 PLAIN = InferenceConfig(batch_size=2, flips=False)
@@ -97,6 +100,46 @@ def test_a_volume_may_be_there_in_part_and_twice():
     assert first.affine[:3, 3].tolist() == [-30.0, 20.0, 400.0]  # from slice 0
     assert second.affine[:3, 3].tolist() == [0.0, 0.0, 10.0]  # from slice 2, of 5 mm each
     assert (first.source.code, second.source.code) == ("RAS", "LPS")
+
+
+def test_slices_are_a_volume_only_if_all_are_there():
+    split, _ = make_split()
+    slices = split.slices
+    assert not is_scattered(split)
+    assert not is_scattered(SegmentationSplit(slices, np.array([2, 0, 1, 1])))  # one volume whole
+    assert is_scattered(SegmentationSplit(slices, np.array([0, 2, 3, 4, 5])))
+    assert is_scattered(SegmentationSplit(slices, np.array([1, 2])))  # side by side, not all
+    gap = replace(slices, numbers=np.array([3, 0, 1, 2, 0, 1], np.int32))
+    assert is_scattered(SegmentationSplit(gap, np.arange(3)))
+
+
+@pytest.mark.parametrize(
+    ("code", "turn", "spacing"),
+    [
+        ("LPS", lambda a: a, (5.0, 2.0, 0.5)),
+        ("RAS", lambda a: a[:, ::-1, ::-1], (5.0, 2.0, 0.5)),
+        ("ASL", lambda a: np.transpose(a, (2, 0, 1))[:, :, ::-1], (0.5, 5.0, 2.0)),
+    ],
+)
+def test_masks_as_their_file_stored_them(code, turn, spacing):
+    truth = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    affine = make_affine((5.0, 2.0, 0.5))
+    none = np.zeros(0)
+    volume = SegmentedVolume(
+        "v",
+        "p",
+        (5.0, 2.0, 0.5),
+        affine,
+        Source("nifti", code),
+        none,
+        truth + 100,
+        truth,
+        none,
+        none,
+    )
+    found, mask, spacing_mm = to_stored(volume)
+    assert np.array_equal(found, turn(truth)) and np.array_equal(mask, turn(truth) + 100)
+    np.testing.assert_allclose(spacing_mm, spacing)
 
 
 def count_from_the_corner(image, training=False):

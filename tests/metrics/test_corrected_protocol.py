@@ -83,4 +83,7 @@ def test_a_missed_tumour_scores_0_and_has_no_distance():
     assert math.isnan(scores.tumour_objects[0].assd_mm)
     assert count(scores.detections[1]) == (0, 1, 0, 0)
     nothing = evaluate_case(truth, np.zeros_like(truth), SPACING_MM)
-    assert nothing.liver_dice == 0.0 and math.isnan(nothing.burden_error)
+    assert nothing.liver_dice == 0.0
+    assert nothing.burden_error == -nothing.tumour.num_truth / nothing.liver.num_truth < 0
+    nowhere = evaluate_case(np.zeros_like(truth), truth, SPACING_MM)
+    assert math.isnan(nowhere.burden_error)  # no liver to be a share of

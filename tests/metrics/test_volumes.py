@@ -93,6 +93,18 @@ def test_burden_errors():
     assert lits["tumour_burden_rmse"] == pytest.approx(burden["rmse"]["value"])
 
 
+def test_a_case_without_a_predicted_liver_stays_in_the_burdens_error():
+    evaluator = VolumeEvaluator()
+    truth, prediction = make((0, 1), (0, 1))
+    evaluator.add("good", "a", truth, prediction, (1.0, 1.0, 1.0))
+    evaluator.add("lost", "b", truth, np.zeros_like(truth), (1.0, 1.0, 1.0))
+    burden = evaluator.summarise("corrected")["tumour_burden"]
+    assert burden["num_undefined"] == 0 and burden["rmse"]["num_cases"] == 2
+    assert burden["max_absolute"] == pytest.approx(2 / 48)
+    evaluator.add("no liver", "c", np.zeros_like(truth), truth, (1.0, 1.0, 1.0))
+    assert evaluator.summarise("corrected")["tumour_burden"]["num_undefined"] == 1
+
+
 def test_intervals_are_over_patients():
     same = [("a", (0,), (0,)), ("a", (0,), (1,))]
     one = evaluate(*same).summarise("corrected")["tumour"]["dice"]

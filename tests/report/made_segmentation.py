@@ -57,6 +57,23 @@ def make_protocol(dice: tuple[float | None, ...], shift: float = 0.0) -> dict[st
     return {"per_case": rows, "mean": mean, "counts": counts, "global": pooled}
 
 
+def make_leaks() -> list[dict[str, Any]]:
+    return [
+        {
+            "split": name,
+            "held_out": "15 slices of 6",
+            "trained": f"{1178 - 100 * i} slices of 4 scans",
+            "tumour_dice": figure(dice, 0.01),
+            "tumour_dice_global": figure(dice + 0.01),
+            "liver_dice": figure(None),
+            "liver_dice_by_slice": None,
+        }
+        for i, (name, dice) in enumerate(
+            (("slices", 0.801), ("volumes", 0.742), ("patients", 0.651))
+        )
+    ]
+
+
 def make_metrics() -> dict[str, Any]:
     rng = np.random.default_rng(2)
     volumes = np.exp(rng.uniform(np.log(40), np.log(60000), 16))
@@ -99,15 +116,7 @@ def make_metrics() -> dict[str, Any]:
             {"definition": by_slice, "target": "tumour", "dice": figure(0.8123, 0.02)}
             | {"jaccard": 0.7912, "accuracy": 0.9934, "sensitivity": None},
         ],
-        "leaks": [
-            {
-                "split": "slices",
-                "held_out": "20 % of the slices",
-                "tumour_dice": figure(0.801, 0.01),
-            },
-            {"split": "volumes", "held_out": "1, 7", "tumour_dice": figure(0.742, 0.03)},
-            {"split": "patients", "held_out": "F", "tumour_dice": figure(0.651, 0.06)},
-        ],
+        "leaks": make_leaks(),
         "splits": {
             "train": {"slices": 1178, "volumes": 4, "patients": 3, "with_liver": 980},
             "test": {"slices": 114, "volumes": 3, "patients": 2, "with_liver": 101},

@@ -86,6 +86,18 @@ def test_the_page_shows_scores_cases_and_where_protocols_differ(evaluation, tmp_
     place = cells.index("tumour Dice", cells.index("why"))
     assert cells[place - 1 : place + 3] == ["&lt;free&gt;", "tumour Dice", "0.0000", "none"]
     assert cells[cells.index("above 0") + 1 : cells.index("above 0") + 4] == ["3", "1", "2"]
+    assert cells[cells.index("cases without one: no liver in the truth") + 1] == "0"
+
+
+def test_a_case_taken_for_a_patient_is_not_called_one(evaluation, tmp_path):
+    guessed = Evaluation(evaluation.evaluator, {}, knows_patients=False)
+    write_evaluation(tmp_path, "corrected", guessed)
+    page = (tmp_path / "report.html").read_text()
+    wanted = (
+        "3 cases each taken for a patient of its own (--patients says whose they are), 1 without"
+    )
+    assert wanted in page and "3 patients" not in page
+    assert json.loads((tmp_path / "scores.json").read_text())["knows_patients"] is False
 
 
 def test_the_page_of_lits_has_every_figure_of_the_organisers(evaluation, tmp_path):

@@ -3,9 +3,10 @@ import pytest
 
 from lesionkeras.ct.nifti import write_nifti
 from lesionkeras.ct.volume import Volume
-from lesionkeras.errors import DataError, RecipeError
+from lesionkeras.errors import DataError, RecipeError, RunError
 from lesionkeras.report.mask_evaluation import (
     ScoringOptions,
+    check_folder,
     evaluate_files,
     parse_options,
     read_patients,
@@ -38,12 +39,14 @@ def test_cases_are_scored_in_turn_in_mm_of_the_truth(folders):
     assert second.corrected.tumour_dice == second.lits.tumour_dice == pytest.approx(2 / 3)
     assert second.corrected.spacing_mm == pytest.approx((5.0, 2.0, 0.5))
     assert second.corrected.lesions[0].volume_mm3 == pytest.approx(10.0)
-    assert found.notes == {}
+    assert found.notes == {} and not found.knows_patients
 
 
 def test_patients_are_asked_for_before_anything_is_read(folders):
     options = ScoringOptions(find_patient=lambda case: case[:5])
-    found = evaluate_files(*folders, options).evaluator
+    found = evaluate_files(*folders, options)
+    assert found.knows_patients
+    found = found.evaluator
     assert {case.patient for case in found.cases} == {"truth"}
     assert found.summarise("corrected")["num_patients"] == 1
     (folders[1] / "pred-1.nii.gz").write_bytes(b"")
@@ -58,6 +61,21 @@ def test_a_label_that_means_nothing_here_names_the_case(folders):
     write_nifti(folders[1] / "pred-1.nii.gz", Volume(mask, AFFINE))
     with pytest.raises(DataError, match="no meaning here in truth-1: found 4"):
         evaluate_files(*folders)
+
+
+def test_a_folder_for_results_is_one(tmp_path):
+    (tmp_path / "file").write_text("")
+    check_folder(tmp_path / "new" / "out")
+    check_folder(tmp_path)  # of an earlier evaluation
+    with pytest.raises(RunError) as caught:
+        check_folder(tmp_path / "file")
+    assert str(caught.value) == (
+        f"Results need a folder that can be written in {tmp_path / 'file'}: found a file; name "
+        "another --out."
+    )
+    with pytest.raises(RunError, match=rf"file/out: found a file, {tmp_path}/file; name another"):
+        check_folder(tmp_path / "file" / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 def test_a_table_of_patients(tmp_path):

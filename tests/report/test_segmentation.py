@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lesionkeras.config import ResNet50UNetConfig, SegNetRecipe, UNetRecipe
+from lesionkeras.config import ResNet50UNetConfig, ResNet50UNetRecipe, SegNetRecipe, UNetRecipe
 from lesionkeras.ct.nifti import write_nifti
 from lesionkeras.ct.volume import Volume, make_affine
 from lesionkeras.data.segmentation import SegmentationSplit, SegmentationSplits
@@ -42,12 +42,46 @@ def test_start_takes_as_many_channels_as_slices(tmp_path):
         (UNetRecipe, {"train.cpu_budget_s": 0}, "Training would never end"),
         (UNetRecipe, {"model.depth": 8}, "128"),
         (SegNetRecipe, {"model.weights": "no/such.npz"}, "no/such.npz"),
+        (UNetRecipe, {"model.deep_supervision": 5}, "Deep supervision wants maps"),
+        (ResNet50UNetRecipe, {"data.slices": 5}, "found 5, wanted 3, or 1 that all three see"),
+        (ResNet50UNetRecipe, {"model.deep_supervision": 5}, "Deep supervision wants maps"),
+        (SegNetRecipe, {"model.input_scaling": "imagenet_caffe"}, "found imagenet_caffe for 5"),
+        (UNetRecipe, {"augment.mode": "copies"}, r"augment\.mode does not fit segmentation"),
+        (
+            UNetRecipe,
+            {"loss.dice_weight": 0, "loss.cross_entropy_weight": 0},
+            "No loss has a weight in loss",
+        ),
+        (UNetRecipe, {"loss.class_weights": (1, 2)}, "found 2 numbers, wanted 3"),
+        (
+            UNetRecipe,
+            {"model.head": "binary", "loss.class_weights": (1, 2, 3)},
+            "found 3 numbers, wanted 2",
+        ),
+        (UNetRecipe, {"data.protocol": "p5", "data.held_out": "a"}, "held out by name"),
+        (
+            SegNetRecipe,
+            {"data.normalisation": "standardise"},
+            "found standardise with model.input_scaling=unit, wanted",
+        ),
+        (
+            ResNet50UNetRecipe,
+            {"data.normalisation": "standardise"},
+            "input_scaling=imagenet_caffe, which model.weights=imagenet wants, wanted",
+        ),
     ],
 )
 def test_start_refuses_what_cannot_be_trained(tmp_path, recipe, changes, message):
     with pytest.raises(RecipeError, match=message):
         segmentation.check_start(override(recipe(), changes), tmp_path / "run", "x")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_image_of_zero_mean_is_not_scaled(tmp_path):
+    changes = {"data.normalisation": "standardise", "model.input_scaling": "none"}
+    for recipe in (UNetRecipe(), override(SegNetRecipe(), changes)):
+        recipe = override(recipe, {"data.normalisation": "standardise"})
+        assert segmentation.check_start(recipe, tmp_path / "run", "x").data == recipe.data
 
 
 def test_weights_decide_the_scaling(tmp_path):
@@ -82,8 +116,35 @@ def test_examples_are_best_and_worst_with_most_tumour(tmp_path, dices, kinds):
         assert each["image_hu"].dtype == np.int16 and each["image_hu"].shape == mask.shape
 
 
+def test_examples_of_a_network_of_the_liver_are_by_the_liver(tmp_path):
+    run, own = make_run(tmp_path)
+    changes = {"model.head": "binary", "loss.target": "liver"}
+    run.recipe = override(RECIPE, changes)
+    rows = [
+        {"case": name, "tumour_dice": None, "liver_dice": dice}
+        for name, dice in (("v1", 0.75), ("v2", 0.5))
+    ]
+    examples = segmentation.choose_examples(run, rows)
+    assert [each["kind"] for each in examples] == ["best", "worst"]
+    assert examples[0]["title"].startswith("v1, slice 0")  # all have as much liver: the first
+    assert np.array_equal(examples[0]["truth"], own[1])
+
+
+def test_scattered_slices_have_no_examples(tmp_path, monkeypatch):
+    run, _ = make_run(tmp_path)
+    (tmp_path / "recipe.json").write_text("{}")
+    run.directory = SimpleNamespace(path=tmp_path, recipe_json=tmp_path / "recipe.json")
+    given = []
+    monkeypatch.setattr(segmentation, "write_segmentation_report", lambda *w: given.append(w[-1]))
+    rows = [{"case": "v1", "tumour_dice": 0.5, "liver_dice": 0.5}]
+    metrics = {"protocol": {"corrected": {"per_case": rows}}}
+    segmentation.write_report(run, [], metrics)
+    segmentation.write_report(run, [], metrics | {"scattered": True})
+    assert [len(examples) for examples in given] == [1, 0]
+
+
 def test_the_median_is_between():
-    run = SimpleNamespace()
+    run = SimpleNamespace(recipe=RECIPE)
     rows = [{"case": str(i), "tumour_dice": i / 5} for i in range(5)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segmentation, "_make_example", lambda run, case, kind: (case, kind))
@@ -117,6 +178,21 @@ def test_the_summary_ends_with_the_scores(capsys):
         "Export: runs/a/export/1",
         "Score: Dice of tumour 0.500 [0.250, 0.750], liver 0.925 on 2 test volumes of 1 patient",
     ]
+
+
+def test_the_summary_of_scattered_slices_says_so(capsys):
+    row = {"case": "v1", "tumour_dice": 0.5, "liver_dice": 0.9}
+    mean = {f"{name}_dice": {"value": 0.5, "low": None} for name in ("tumour", "liver")}
+    metrics = {
+        "protocol": {"corrected": {"per_case": [row], "mean": mean}},
+        "splits": {"test": {"volumes": 1, "patients": 1, "slices": 12}},
+        "scattered": True,
+    }
+    directory = SimpleNamespace(path="", report="", export="")
+    segmentation.print_summary(SimpleNamespace(directory=directory), metrics)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "v1: Dice of tumour 0.500, liver 0.900"
+    assert last.endswith("on 12 scattered slices of 1 test volume of 1 patient")
 
 
 def test_a_search_wants_validation_patients(monkeypatch):

@@ -22,6 +22,7 @@ from lesionkeras.config import (
     UNetRecipe,
 )
 from lesionkeras.recipe import to_json
+from lesionkeras.report.fields_in_use import is_in_use
 from lesionkeras.report.segmentation_report import write_segmentation_report
 from tests.report.made_segmentation import make_examples, make_log, make_metrics, make_protocol
 from tests.report.test_detection_report import read_page
@@ -31,7 +32,7 @@ P5 = UNetRecipe(
     model=UNetConfig(head="binary"),
     loss=SegmentationLossConfig(dice_weight=0.0, cross_entropy_weight=0.0, tversky_weight=1.0),
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, schedule="plateau"),
-    train=SegmentationTrainConfig(epochs=20, batch_size=16),
+    train=SegmentationTrainConfig(epochs=20, batch_size=16, cpu_budget_s=0.0),
 )
 
 
@@ -125,7 +126,8 @@ def test_protocols_are_compared_figure_by_figure(written: Path, tmp_path: Path) 
     read_row(table, "Tumour Dice, mean of cases", "0.668", "0.778")
     read_row(table, "Lesion precision, any overlap, all cases together", "0.571", "0.461")
     read_row(table, "Tumour Dice, case 6", "0.723", "0.833")
-    assert "Liver" not in table and "numbers of components" in table
+    assert "Liver" not in table and "its RVD divides by the predicted volume" in table
+    assert "takes the Dice of arrays" not in table  # it does, and that changes nothing
     assert "|51 further figures are the same under both.|" in table
     metrics = make_metrics()
     metrics["protocol"]["lits"] = make_protocol((0.7234, 0.6123, 0.5))
@@ -143,9 +145,13 @@ def test_steps_and_splits_stand_side_by_side(written: Path) -> None:
     read_row(steps, "none", "0.550 (0.510 to 0.590)", "0.951", "12 of 16", "41")
     read_row(steps, "+ tumour inside liver (used)", "0.660 (0.620 to 0.700)", "0.963")
     leaks = read_section(written, "What a leaking split would say")
-    read_row(leaks, "random slices", "20 % of the slices", "0.801 (0.791 to 0.811)")
-    read_row(leaks, "random patients", "F", "0.651 (0.591 to 0.711)")
-    assert "Liver" not in leaks  # a column that nobody filled
+    cells = ("1178 slices of 4 scans", "0.801 (0.791 to 0.811)", "0.811 (0.811 to 0.811)")
+    read_row(leaks, "the tested slices alone", "15 slices of 6", *cells)
+    cells = ("978 slices of 4 scans", "0.651 (0.641 to 0.661)")
+    read_row(leaks, "all scans of the patient", "15 slices of 6", *cells)
+    read_row(leaks, "Trained on", "Tumour Dice, mean of cases", "Tumour Dice, all voxels")
+    assert "Liver" not in leaks  # columns in which nothing is defined
+    assert "tested three times on the same slices of one scan" in leaks
 
 
 def test_lesions_training_and_data_are_told(written: Path) -> None:
@@ -165,8 +171,87 @@ def test_recipe_is_held_against_both_papers(written: Path, tmp_path: Path) -> No
     assert "0f0f" in ours
     path = write_example(tmp_path, record=make_record(P5))
     beside_p5 = read_section(path, "Recipe").split("All ")[0]
-    assert beside_p5.count("|same|") == 13
+    assert beside_p5.count("|same|") == 14  # P5's 13, and P4's binary head
+    assert "|not in use so|" not in beside_p5
     assert beside_p5.count("|differs|") == 2  # P4's Dice loss and its normalisation
+
+
+def test_same_is_only_what_decides_something(tmp_path: Path) -> None:
+    """Ours has Tversky's .7 and .3 without a Tversky loss, and Dice with cross-entropy added."""
+    ours = UNetRecipe(
+        data=SegmentationDataConfig(image_size_px=128, pixel_mm=3.0, held_out=("6",)),
+        loss=SegmentationLossConfig(dice_weight=1.0, cross_entropy_weight=1.0),
+        train=SegmentationTrainConfig(epochs=20, cpu_budget_s=60.0),
+    )
+    table = read_section(write_example(tmp_path, record=make_record(ours)), "Recipe").split("All ")[
+        0
+    ]
+    for path, value in (
+        ("data.image_size_px", "128"),
+        ("data.held_out_fraction", "0.2"),
+        ("loss.tversky_alpha", "0.7"),
+        ("loss.tversky_beta", "0.3"),
+        ("train.epochs", "20"),
+    ):
+        line = table[table.index(f"|{path}|") :].split("\n")[0]
+        assert "not in use so" in line.split(f"|{value}|", 1)[1][:200], path
+    assert re.search(
+        r"\|loss\.dice_weight\|+1\.0\|+Dice loss \(abstract\)\|+not in use so\|", table
+    )
+    assert "|same|" not in table
+
+
+def test_weights_of_p5_are_its_resnets() -> None:
+    assert is_in_use({"model.backbone": "resnet50"}, "model.weights")
+    assert not is_in_use({"model.backbone": "resnet34"}, "model.weights")
+    assert not is_in_use({}, "model.weights")  # SegNet's VGG16
+
+
+def test_scattered_slices_have_overlap_only(tmp_path: Path) -> None:
+    metrics = make_metrics() | {"scattered": True, "lesions": []}
+    corrected = metrics["protocol"]["corrected"]
+    metrics["protocol"] = {"corrected": corrected}
+    for row in (*corrected["per_case"], corrected["mean"], corrected["global"]):
+        for key in [key for key in row if not key.endswith(("dice", "sensitivity", "t", "case"))]:
+            del row[key]
+    for row in metrics["postprocessing"]:
+        del row["lesions_found"], row["lesions"], row["false_components"]
+    path = write_example(tmp_path, metrics=metrics)
+    page = read_page(path)
+    head = page.text.split("Cases")[0]
+    assert "Scattered slices: overlap only." in head and "Measured in 3-D" not in head
+    assert "False tumours" not in page.text and "Lesions found" not in page.text
+    cases = read_section(path, "Cases")
+    assert "Scattered slices: overlap only" in cases and "3-D" not in cases
+    read_row(cases, "all", "0.668", "0.961")
+    assert "of each scan's slices" in read_section(path, "Beside the papers").replace("&#x27;", "'")
+
+
+def test_what_the_network_does_not_know_is_not_counted(tmp_path: Path) -> None:
+    """A head of the liver alone: no lesions found, and none missed either."""
+    metrics = make_metrics() | {"lesions": []}
+    corrected = metrics["protocol"]["corrected"]
+    for row in corrected["per_case"]:
+        row |= {"lesions_found": None, "false_components": None, "false_positive_mm3": None}
+        row |= {"tumour_dice": None}
+    path = write_example(tmp_path, metrics=metrics)
+    cases = read_section(path, "Cases")
+    read_row(cases, "6", "F", "undefined", "0.961")
+    assert "0 of" not in cases and "False tumour, ml" not in cases
+    head = read_page(path).text.split("Cases")[0]
+    assert "False tumours a scan" not in head and "what was marked" not in head
+
+
+def test_undefined_burdens_are_counted(tmp_path: Path) -> None:
+    metrics = make_metrics()
+    metrics["protocol"]["corrected"]["per_case"][1]["burden_error"] = None
+    cases = read_section(write_example(tmp_path, metrics=metrics), "Cases")
+    assert "Tumour burden error: undefined for 1 of 3 cases." in cases
+    assert "a burden error where the truth has no liver" in cases
+
+
+def test_how_to_load_the_model_is_told(written: Path) -> None:
+    assert "import lesionkeras.models first" in read_section(written, "Training")
 
 
 def test_a_split_that_leaks_is_called_so(written: Path, tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 import math
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 
-from lesionkeras.config import PostprocessConfig
+from lesionkeras.config import PostprocessConfig, UNetConfig
 from lesionkeras.ct.nifti import read_nifti
+from lesionkeras.data.segmentation import SegmentationSplit
 from lesionkeras.inference.postprocess import NO_STEP
 from lesionkeras.metrics.volumes import VolumeEvaluator
+from lesionkeras.models import build
 from lesionkeras.report import segmentation_scores
 from lesionkeras.report.segmentation_scores import (
     SliceScores,
@@ -164,11 +167,64 @@ def test_a_binary_head_says_nothing_of_the_other_structure(tmp_path, target, oth
     for row in corrected["per_case"]:
         assert row[f"{target}_dice"] > 0.85 and math.isnan(row[f"{other}_dice"])
         assert math.isnan(row["burden_error"]) and row["liver_mm3"] > row["tumour_mm3"] > 0
-        assert math.isnan(row["recall_0"]) == (target == "liver")
+        lesion_keys = ("recall_0", "precision_50", "lesions_found", "false_components")
+        lesion_keys += ("false_positive_mm3", "predicted_tumour_mm3")
+        for key in lesion_keys:
+            assert math.isnan(row[key]) == (target == "liver"), key
+        assert row["lesions"] == 1  # the truth's
     assert math.isnan(corrected["mean"][f"{other}_assd_mm"])
     assert corrected["mean"][f"{target}_assd_mm"]["value"] < 1.0
     assert [row["target"] for row in metrics["slices"]] == [target]
-    assert math.isnan(metrics["postprocessing"][0][f"{other}_dice"])
+    step = metrics["postprocessing"][0]
+    assert math.isnan(step[f"{other}_dice"])
+    assert math.isnan(step["lesions_found"]) == (target == "liver")
+    assert bool(metrics["lesions"]) == (target == "tumour")
+    assert corrected["counts"][f"{other}_dice"] == corrected["counts"]["burden_error"] == 0
+    assert corrected["counts"][f"{target}_dice"] == 2
+    assert isinstance(corrected["mean"]["false_components"], dict) == (target == "tumour")
+
+
+def test_scattered_slices_have_overlap_alone(tmp_path):
+    """P5 draws slices: what is left of a scan is no volume."""
+    split, _ = make_split()
+    part = SegmentationSplit(split.slices, np.array([0, 1, 3, 4]))  # slices 2 and 0 of both
+    steps = PostprocessConfig(2.0, False, True, True, 15.0)
+    recipe = replace(RECIPE, postprocess=steps)
+    metrics = measure_volumes(part, recipe, read_labels, tmp_path / "masks")
+    assert metrics["scattered"] and list(metrics["protocol"]) == ["corrected"]
+    assert not (tmp_path / "masks").exists() and metrics["lesions"] == []
+    corrected = metrics["protocol"]["corrected"]
+    tables = [*corrected["per_case"], corrected["mean"], corrected["global"]]
+    keys = set().union(*tables, corrected["counts"])
+    assert {"tumour_dice", "liver_dice", "tumour_sensitivity", "tumour_voe"} <= keys
+    assert not [k for k in keys if k.endswith(("_mm", "_mm3")) or "lesions" in k or "burden" in k]
+    assert not [k for k in keys if k.startswith(("recall", "precision", "false"))]
+    assert [row["step"] for row in metrics["postprocessing"]] == [
+        "none",
+        "+ closing",
+        "all of these + holes filled",
+    ]
+    assert all("lesions_found" not in row for row in metrics["postprocessing"])
+    assert corrected["mean"]["tumour_dice"]["value"] > 0.8
+    assert metrics["slices"][0]["definition"].startswith("mean over 4 slices")
+
+
+def test_the_organisers_figures_are_of_arrays_as_stored(tmp_path, monkeypatch):
+    """Their program numbers components along the file's axes: what it gives depends on them."""
+    split, own = make_split()
+    given = {}
+
+    class Spy(VolumeEvaluator):
+        def add(self, case, patient, truth, prediction, spacing_mm):
+            given[case] = truth, spacing_mm
+            return super().add(case, patient, truth, prediction, spacing_mm)
+
+    monkeypatch.setattr(segmentation_scores, "VolumeEvaluator", Spy)
+    measure_volumes(split, RECIPE, read_labels, tmp_path / "masks")
+    first, second = (np.stack([own[i + 1], own[i + 2], own[i]]) for i in (0, 3))
+    assert np.array_equal(given["v1"][0], first[:, ::-1, ::-1])  # RAS
+    assert np.array_equal(given["v2"][0], second)  # LPS
+    np.testing.assert_allclose(given["v2"][1], (5.0, *SIZES["v2"][2:]), rtol=1e-6)
 
 
 def _softmax(logits):
@@ -200,3 +256,23 @@ def test_the_loss_is_the_mean_of_the_batches():
     images = np.stack([split.slices.read_image(row, 1) for row in range(6)]) / np.float32(100)
     wanted = segmentation_loss(read_labels(np.clip(images, 0, 1)), masks, recipe.loss)
     assert compute_loss(read_labels, split, recipe) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_a_test_runs_the_folded_network_and_scores_the_same(tmp_path, monkeypatch):
+    split, _ = make_split()
+    keras.utils.set_random_seed(1)
+    model = build(UNetConfig(in_channels=1, base_channels=4, depth=2))
+    seen = []
+    real = segmentation_scores.make_predictor
+    spy = lambda network, *words: seen.append(network) or real(network, *words)  # noqa: E731
+    monkeypatch.setattr(segmentation_scores, "make_predictor", spy)
+    folded = measure_volumes(split, RECIPE, model, tmp_path / "masks")
+    monkeypatch.setattr(segmentation_scores, "fold_norms", lambda network: network)
+    plain = measure_volumes(split, RECIPE, model, tmp_path / "masks")
+    kinds = [{type(layer).__name__ for layer in network.layers} for network in seen]
+    assert "BatchNormalization" in kinds[1] - kinds[0]
+    for name in ("tumour", "liver"):
+        found, wanted = (
+            m["protocol"]["corrected"]["mean"][f"{name}_dice"] for m in (folded, plain)
+        )
+        assert found["value"] == pytest.approx(wanted["value"], abs=1e-3)

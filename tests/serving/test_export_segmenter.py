@@ -11,6 +11,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from lesionkeras.config import (
     InferenceConfig,
+    ResNet50UNetConfig,
+    ResNet50UNetRecipe,
     SegmentationDataConfig,
     SegmentationLossConfig,
     SegmentationRecipe,
@@ -277,3 +279,29 @@ def test_what_does_not_fit_is_named_and_nothing_written(networks: SimpleNamespac
     with pytest.raises(ExportError, match=r"found int16 \[0, 40, 40, 3\]"):
         export_segmenter(networks.three, THREE_CLASS, out_dir, warmup_hu=image_hu[:0])
     assert not out_dir.exists()
+
+
+def test_a_resnet50_unet_of_one_slice_is_exported_with_the_same_mask(tmp_path: Path):
+    """P5's network: one slice that all three colours see, scaled as ImageNet's weights want it."""
+    recipe = ResNet50UNetRecipe(
+        name="p5",
+        data=SegmentationDataConfig(image_size_px=32, slices=1),
+        inference=InferenceConfig(flips=False),
+        model=ResNet50UNetConfig(
+            in_channels=1,
+            head="binary",
+            input_scaling="imagenet_caffe",
+            decoder_channels=(16, 16, 8, 8, 8),
+        ),
+    )
+    model = build_loud(recipe)
+    image_hu = make_image_hu(2, 40, 47)[..., :1]
+    folder = export_segmenter(model, recipe, tmp_path / "export", warmup_hu=image_hu)
+    assert check_contract(folder)["signatures"]["serving_default"]["inputs"]["image_hu"][
+        "shape"
+    ] == [None, None, None, 1]
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    masks = serve(image_hu=tf.constant(image_hu))["mask"].numpy()
+    for mask, slice_hu in zip(masks, image_hu, strict=True):
+        assert_mask(mask, predict_in_process(model, recipe, slice_hu, (1.0, 1.0)), 0.5)
+    assert np.unique(masks).tolist() == [0, 2]

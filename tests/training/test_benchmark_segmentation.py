@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from lesionkeras.models import freed_memory
 from lesionkeras.models.fast import count_operations
 from lesionkeras.training import benchmark_segmentation as module
 from lesionkeras.training.benchmark import choose_sizes, format_report
@@ -57,7 +58,10 @@ def test_report_has_every_contestant_agreement_and_arithmetic(network, monkeypat
     model, images = network
     np.save(tmp_path / "logits.npy", model(images, training=False).numpy() + SHIFT)
 
+    environments = {}
+
     def start(name, command, environment=None):
+        environments[name] = environment
         files = [word for word in command if word.endswith((".npz", ".npy"))]
         words = [sys.executable, "-c", STAND_IN, *files, str(tmp_path / "logits.npy")]
         return Child(name, words, environment)
@@ -76,6 +80,11 @@ def test_report_has_every_contestant_agreement_and_arithmetic(network, monkeypat
         shift = 0 if name == "Keras" else SHIFT
         assert row["largest_difference"] == pytest.approx(shift, abs=1e-4)
         assert row["dice"] > 0.9 and set(row["cpu_s_per_image"]) == {"LesionKeras", name}
+    # all keep what they free, as we do
+    for variables in environments.values():
+        assert variables.items() >= freed_memory.ENVIRONMENT.items()
+    assert list(environments) == ["MONAI", "Keras, no oneDNN"]
+    assert any("by environment" in note for note in report["notes"])
     arithmetic = report["arithmetic"]
     assert arithmetic["direct_gflop"] == count_operations(model, (32, 32, 1)) / 1e9
     rate = max(row["images_per_s"]["LesionKeras"]["max"] for row in report["rows"])

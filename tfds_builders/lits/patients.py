@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from lesionkeras.ct.mask_files import NO_NUMBER, find_number
 from tfds_builders.lits.ircadb import find_case
 
 # Volumes that show one patient, seen side by side and found by `lesionkeras.ct.same_patient`.
@@ -29,6 +30,19 @@ def find_patient(volume_number: int) -> str:
     if case is not None:
         return f"ircadb01_{case:02d}"
     return f"lits_{min(next((g for g in GROUPS if volume_number in g), (volume_number,))):03d}"
+
+
+def find_patient_of_case(case: str) -> str:
+    """Return the patient of a case by the number in its name, or the name where it has none.
+
+    Args:
+        case: For example "segmentation-7".
+
+    >>> find_patient_of_case("segmentation-7"), find_patient_of_case("mine")
+    ('lits_006', 'mine')
+    """
+    number = find_number(case)
+    return case if number == NO_NUMBER else find_patient(number)
 
 
 def name_patients(groups: Iterable[Collection[int]]) -> dict[int, str]:
