@@ -50,6 +50,7 @@ def compile_for_test(model: keras.Model, steps: int) -> None:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.5
     model.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=1e-4), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)  # else the step is traced twice
 
 
 def train(model: keras.Model, case: NetworkCase, steps: int) -> list[float]:
@@ -150,6 +151,7 @@ def check_xla_training_step(case: NetworkCase, rtol: float) -> None:
     for jit_compile in (False, True):
         model = case.build_seeded()
         model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+        model.optimizer.build(model.trainable_variables)
         assert model.jit_compile is jit_compile
         before = [v.numpy() for v in model.variables]
         losses = train(model, case, 1)
