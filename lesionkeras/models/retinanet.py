@@ -34,12 +34,14 @@ from lesionkeras.models.backbones import STRIDES_PX, build_resnet, freeze
 from lesionkeras.models.input_scaling import scale_input
 from lesionkeras.models.sparse_head import choose_cells, count_positions, run_at_cells
 from lesionkeras.models.ssd import UpTo
+from lesionkeras.models.winograd import WinogradConv2D
 from lesionkeras.recipe import from_json
 
 COARSE_STRIDES_PX = (64, 128)  # made from the backbone's last map
 MAX_GROUPS = 32  # of a group norm (Wu, He 2018; torchvision); fewer where channels do not divide
 NORM_EPSILON = 1e-5
-CELLS_PER_IMAGE = 32  # with a positive anchor, for which a step has room; a lesion has about 8
+# Cells with a positive anchor for which a step has room, from the cheapest: a lesion has about 8.
+CELLS_PER_IMAGE = (10, 40)
 
 
 def check_retinanet(recipe: RetinaNetRecipe) -> None:
@@ -73,7 +75,7 @@ def _build_pyramid(maps: dict[int, Any], config: RetinaNetConfig) -> dict[int, A
     for stride in sorted((s for s in maps if s >= min(*strides, last)), reverse=True):
         lateral = keras.layers.Conv2D(channels, 1, name=f"lateral{stride}")(maps[stride])
         above = lateral if above is None else UpTo(name=f"add{stride}")([above, lateral])
-        conv = keras.layers.Conv2D(channels, 3, padding="same", name=f"pyramid{stride}")
+        conv = WinogradConv2D(channels, 3, padding="same", name=f"pyramid{stride}")
         pyramid[stride] = conv(above)
     x = maps[last] if config.coarse_from == "c5" else pyramid[last]
     for stride in COARSE_STRIDES_PX:
@@ -98,7 +100,7 @@ def build_head(config: RetinaNetConfig, name: str, width: int, bias: float) -> k
     """
     x = features = keras.Input((None, None, config.pyramid_channels))
     for i in range(1, config.head_convs + 1):
-        x = keras.layers.Conv2D(
+        x = WinogradConv2D(
             config.pyramid_channels,
             3,
             padding="same",
@@ -215,27 +217,33 @@ class RetinaNet(keras.Model):
         config, beta = self.retinanet_config, self.loss_config.smooth_l1_beta
         per_cell, maps = num_anchors_per_cell(config.anchors), y_pred["pyramid"]
         batch, num_cells = is_positive.shape[0], is_positive.shape[1] // per_cell
-        num_convs, room = config.head_convs + 1, CELLS_PER_IMAGE * (batch or 0)
+        num_convs = config.head_convs + 1
         dense_cost = (batch or 0) * num_cells * num_convs
-        if config.norm != "none" or 2 * room * count_positions(num_convs) >= dense_cost:
+        rooms = [room * (batch or 0) for room in CELLS_PER_IMAGE]
+        rooms = [room for room in rooms if 2 * room * count_positions(num_convs) < dense_cost]
+        if config.norm != "none" or not rooms:
             return sum_box_loss(y_pred["box_deltas"], target_deltas, is_positive, beta)
         head = self.get_layer("box_head")
-        by_cell = ops.reshape(is_positive, (batch, num_cells, per_cell))
-        cells, fits = choose_cells(ops.any(by_cell, axis=-1), room)
+        convs = [layer for layer in head.layers if isinstance(layer, keras.layers.Conv2D)]
+        by_cell = ops.reshape(is_positive, (-1, per_cell))
+        targets = ops.reshape(target_deltas, (-1, per_cell, 4))
 
-        def at_cells() -> Any:
-            convs = [layer for layer in head.layers if isinstance(layer, keras.layers.Conv2D)]
-            kernels, biases = [c.kernel for c in convs], [c.bias for c in convs]
-            deltas = run_at_cells(maps, cells, kernels, biases)
-            targets = ops.take(ops.reshape(target_deltas, (-1, per_cell, 4)), cells, axis=0)
-            positive = ops.take(ops.reshape(by_cell, (-1, per_cell)), cells, axis=0)
-            return sum_box_loss(ops.reshape(deltas, (-1, per_cell, 4)), targets, positive, beta)
+        def with_room_for(rooms: list[int]) -> Any:
+            if not rooms:
+                deltas = ops.concatenate([head(x) for x in maps], axis=1)
+                return sum_box_loss(deltas, target_deltas, is_positive, beta)
+            cells, fits = choose_cells(ops.any(by_cell, axis=-1), rooms[0])
 
-        def everywhere() -> Any:
-            deltas = ops.concatenate([head(x) for x in maps], axis=1)
-            return sum_box_loss(deltas, target_deltas, is_positive, beta)
+            def at_cells() -> Any:
+                kernels, biases = [c.kernel for c in convs], [c.bias for c in convs]
+                deltas = run_at_cells(maps, cells, kernels, biases)
+                deltas = ops.reshape(deltas, (-1, per_cell, 4))
+                wanted, positive = (ops.take(x, cells, axis=0) for x in (targets, by_cell))
+                return sum_box_loss(deltas, wanted, positive, beta)
 
-        return ops.cond(fits, at_cells, everywhere)
+            return ops.cond(fits, at_cells, lambda: with_room_for(rooms[1:]))
+
+        return with_room_for(rooms)
 
     def detect(self, image_unit: Any) -> dict[str, Any]:
         """Return detections of images of one static size; see `models.detector.Detector`."""
