@@ -13,6 +13,9 @@ class Detector(Protocol):
     float32 [A, 4] xyxy px.
     """
 
+    def __hash__(self) -> int:
+        """Return the same number for one model for as long as it lives."""
+
     def compute_loss(
         self,
         x: Any = None,

@@ -111,7 +111,8 @@ def list_recipes(recipe: SSDRecipe) -> dict[str, DetectionRecipe]:
     Returns:
         Name -> recipe; the RetinaNet is `kerascv_retinanet.make_twin`, others are as they come.
     """
-    shared = {"data": recipe.data, "optimizer": recipe.optimizer, "train": recipe.train}
+    shared: dict[str, Any] = {"data": recipe.data, "optimizer": recipe.optimizer}
+    shared["train"] = recipe.train
     model = recipe.model
     return {
         OURS: make_twin(model.backbone, model.num_classes, **shared),
