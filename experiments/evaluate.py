@@ -6,8 +6,7 @@
 
 Masks are NIfTI with 0 background, 1 liver, 2 tumour, paired by name or by the last number in it;
 boxes are COCO results and COCO's truth.  OUT gets tables as CSV, scores.json and report.html;
-nothing is written on an error.  `--protocol lits` scores as the challenge organisers' program does.
-Costs: about a second a scan of 500 slices.
+nothing is written on an error.  `--protocol lits` is the organisers' program; a second a scan.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ def score_masks(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, 
     from lesionkeras.report import console, evaluate_page, mask_evaluation
 
     options = mask_evaluation.parse_options(**vars(arguments))
-    if arguments.lits:
-        options = add_lits(options)
+    options = add_lits(options) if arguments.lits else options
     prediction = Path(arguments.pred).expanduser()
     out = Path(arguments.out or evaluate_page.name_folder(truth, prediction, options)).expanduser()
     mask_evaluation.check_folder(out)
@@ -54,12 +52,13 @@ def score_masks(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, 
 def score_boxes(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, Path]:
     """Score boxes, and say what to print and where the page is."""
     from lesionkeras.report import box_evaluation as boxes
-    from lesionkeras.report.mask_evaluation import read_patients
+    from lesionkeras.report.mask_evaluation import check_folder, read_patients
 
     score, found = boxes.parse_score(arguments.score), Path(arguments.detections).expanduser()
+    out = Path(arguments.out or boxes.name_folder(truth, found)).expanduser()
+    check_folder(out)
     whose = read_patients(Path(arguments.patients).expanduser()) if arguments.patients else None
     evaluation = boxes.evaluate_boxes(truth, found, score, whose)
-    out = Path(arguments.out or boxes.name_folder(truth, found)).expanduser()
     boxes.write_evaluation(out, evaluation)
     return boxes.list_headlines(evaluation.metrics), out / boxes.PAGE_FILE
 
