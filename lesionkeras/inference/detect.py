@@ -79,7 +79,7 @@ def make_detector(model: Detector) -> Callable[[Any], dict[str, np.ndarray]]:
     @cache
     def compile_for(shape: tuple[int, ...]) -> Callable[[Any], dict[str, Any]]:
         spec = tf.TensorSpec([None, *shape], tf.float32)
-        return tf.function(model.detect, input_signature=[spec])
+        return tf.function(model.detect, input_signature=[spec], autograph=False)
 
     def detect(image_unit: Any) -> dict[str, np.ndarray]:
         found = compile_for(tuple(image_unit.shape[1:]))(image_unit)

@@ -10,6 +10,7 @@ import keras
 
 from lesionkeras.config import OptimizerConfig
 from lesionkeras.errors import RecipeError
+from lesionkeras.training.fused_adam import FusedAdam, FusedAdamW
 
 # Decay would pull these towards 0 although they set no capacity (He 2019, "Bag of tricks", 3.1 "no
 # bias decay").  Under TensorFlow Keras compares with the name of the tf.Variable ("bias:0").
@@ -88,9 +89,9 @@ def build_optimizer(config: OptimizerConfig, total_steps: int) -> keras.optimize
     if config.name == "sgd":
         return keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov, **shared)
     if config.name == "adam":
-        return keras.optimizers.Adam(**shared)
+        return FusedAdam(**shared)
     if config.name == "adamw":
-        adamw = keras.optimizers.AdamW(weight_decay=config.weight_decay, **shared)
+        adamw = FusedAdamW(weight_decay=config.weight_decay, **shared)
         adamw.exclude_from_weight_decay(var_names=[NO_DECAY])
         return adamw
     raise RecipeError(
