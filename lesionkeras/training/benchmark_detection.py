@@ -10,7 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lesionkeras.config import BaselineCNNRecipe, DetectionRecipe, RetinaNetRecipe, SSDRecipe
+from lesionkeras.config import (
+    BaselineCNNRecipe,
+    DetectionRecipe,
+    FasterRCNNConfig,
+    FasterRCNNRecipe,
+    RetinaNetRecipe,
+    SSDRecipe,
+)
 from lesionkeras.models import build_detector
 from lesionkeras.training.benchmark import Step, compare, describe_machine, measure_rates
 from lesionkeras.training.fit import compile_model
@@ -114,9 +121,11 @@ def list_recipes(recipe: SSDRecipe) -> dict[str, DetectionRecipe]:
     shared: dict[str, Any] = {"data": recipe.data, "optimizer": recipe.optimizer}
     shared["train"] = recipe.train
     model = recipe.model
+    two_stages = FasterRCNNConfig(backbone=model.backbone, num_classes=model.num_classes)
     return {
         OURS: make_twin(model.backbone, model.num_classes, **shared),
         "LesionKeras SSD": recipe,
+        "LesionKeras Faster R-CNN": FasterRCNNRecipe(model=two_stages, **shared),
         "LesionKeras baseline": BaselineCNNRecipe(**shared),
     }
 
