@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from lesionkeras.errors import RecipeError
+from lesionkeras.models.small_maps import SmallMapConv2D, is_wide
 
 BLOCK_TYPES = {"resnet34": "basic_block", "resnet50": "block"}
 NORM_MOMENTUM = 0.95  # KerasCV's .99 still holds a tenth of the initial variance after 225 steps
@@ -68,6 +69,8 @@ def _rebuild(layer: keras.layers.Layer, last_norm: str) -> keras.layers.Layer:
         kind, config["padding"] = SymmetricMaxPooling2D, "valid"
     elif isinstance(layer, keras.layers.Conv2D) and max(layer.strides) > 1:
         kind, config["padding"] = SymmetricConv2D, "valid"
+    elif isinstance(layer, keras.layers.Conv2D) and is_wide(layer):
+        kind = SmallMapConv2D
     elif isinstance(layer, keras.layers.BatchNormalization):
         config["momentum"] = NORM_MOMENTUM
         if layer.name.endswith(last_norm):
