@@ -18,6 +18,7 @@ PAPER = override(
     SSDRecipe(),
     {
         "name": "paper",
+        "train.validate_every_epochs": 5,
         "data.image_size_px": 224,  # 7x7 maps: P1, 3.3.1
         "data.window_hu": (-175.0, 275.0),  # DeepLesion's own of nearly all liver slices
         "augment.mode": "copies",  # four fixed copies of each image: P1, 3.2.2

@@ -229,12 +229,12 @@ class TrainConfig:
 
     epochs: int = 75
     batch_size: int = 16  # crops
-    images_per_epoch: int = 272  # 0: every training example once
+    images_per_epoch: int = 256  # 0: every training example once
     whole_image_fraction: float = 0.2  # of the epochs, the last ones: on whole images, not on crops
     whole_image_batch_size: int = 4
     precision: str = "auto"  # auto, float32, bfloat16, float16
     seed: int = 0
-    validate_every_epochs: int = 5  # the last epoch is always validated
+    validate_every_epochs: int = 10  # the last epoch is always validated
     jit_compile: bool = False  # XLA; pays on GPU and TPU
     # Seconds of this process on all cores, spent on training; then `epochs` is not read, and the
     # schedule follows the share that is used, so that detectors of equal cost compare.  Such a run

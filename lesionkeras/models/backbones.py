@@ -9,6 +9,7 @@ import keras
 
 from lesionkeras.errors import RecipeError
 from lesionkeras.models.norm import FusedBatchNormalization
+from lesionkeras.models.small_maps import SmallMapConv2D, is_wide
 
 BLOCK_TYPES = {"resnet34": "basic_block", "resnet50": "block"}
 NORM_MOMENTUM = 0.95  # KerasCV's .99 still holds a tenth of the initial variance after 225 steps
@@ -70,6 +71,8 @@ def _rebuild(layer: keras.layers.Layer, last_norm: str, is_fused: bool) -> keras
         kind, config["padding"] = SymmetricMaxPooling2D, "valid"
     elif isinstance(layer, keras.layers.Conv2D) and max(layer.strides) > 1:
         kind, config["padding"] = SymmetricConv2D, "valid"
+    elif isinstance(layer, keras.layers.Conv2D) and is_wide(layer):
+        kind = SmallMapConv2D
     elif isinstance(layer, keras.layers.BatchNormalization):
         kind = FusedBatchNormalization if is_fused else kind
         config["momentum"] = NORM_MOMENTUM

@@ -18,6 +18,7 @@ import numpy as np
 # keras.ops has no function that is compiled, and split by image, by itself.
 import tensorflow as tf
 
+from lesionkeras.models.small_maps import SmallMapConv2D
 from lesionkeras.models.winograd import TILE_PX, FoldedConv2D
 
 # Fewest channels, of input and output alike, from which a 3x3 convolution goes by Winograd.
@@ -134,7 +135,7 @@ def _list_sources(nodes: Any) -> Iterator[str]:
 
 def _can_fold(layer: keras.layers.Layer) -> bool:
     return (
-        type(layer) is keras.layers.Conv2D
+        type(layer) in (keras.layers.Conv2D, SmallMapConv2D)
         and layer.data_format == "channels_last"
         and layer.groups == 1
         and tuple(layer.dilation_rate) == (1, 1)

@@ -2,7 +2,7 @@
 
 Keras writes Adam as eight operations, each a pass over arrays of the weights' size: .20 CPU seconds
 a step for a ResNet34's 21 million, of 1.6 that a batch of sixteen 64 px crops takes.  TensorFlow's
-own kernel does the same sums at once: .085 seconds.
+own kernel does the same sums at once: .085 seconds.  Keras' decay is three more passes, here one.
 """
 
 from __future__ import annotations
@@ -46,3 +46,15 @@ class FusedAdam(_FusedStep, keras.optimizers.Adam):
 @keras.saving.register_keras_serializable("lesionkeras")
 class FusedAdamW(_FusedStep, keras.optimizers.AdamW):
     """Keras' AdamW; sparse gradients and distributed training take Keras' own step."""
+
+    def _apply_weight_decay(self: Any, variables: Any) -> None:
+        """Shrink the weights by rate times decay; Keras calls this before a step."""
+        if tf.distribute.has_strategy():
+            super()._apply_weight_decay(variables)
+            return
+        kept = 1.0 - tf.cast(self.learning_rate, tf.float32) * self.weight_decay
+        for variable in variables:
+            if isinstance(variable, keras.Variable):
+                variable = variable.value  # whose name tells what does not decay
+            if self._use_weight_decay(variable):
+                variable.assign(variable * tf.cast(kept, variable.dtype))
