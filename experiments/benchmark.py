@@ -21,8 +21,8 @@ from typing import Any
 from experiments.ssd import RECIPES
 from lesionkeras.cli import build_parser, parse_count, read_arguments, run_main, to_run
 from lesionkeras.config import SSDRecipe
+from lesionkeras.files import write_json
 from lesionkeras.training import benchmark as shared
-from lesionkeras.training.run import write_json
 
 SMOKE = {"data.image_size_px": "64", "train.batch_size": "2"}
 

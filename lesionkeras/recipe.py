@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lesionkeras.errors import RecipeError
+from lesionkeras.files import write_json
 from lesionkeras.limits import ORDERED, PART_RULES, RULES
 
 Recipe = TypeVar("Recipe")
@@ -231,20 +232,7 @@ def write_recipe(
         notes: What else the file says (where the recipe comes from, its score).
     """
     tree = {"experiment": experiment, "digest": digest(recipe), "recipe": to_json(recipe)}
-    write_json(path, {**tree, **(notes or {})})
-
-
-def write_json(path: Path | str, tree: Any) -> None:
-    """Writes JSON beside and renames it: a kill leaves the old file or the new one.
-
-    Args:
-        path: The file; its folder exists.
-        tree: What JSON can hold.
-    """
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_json(Path(path), {**tree, **(notes or {})})
 
 
 def diff(first: Any, second: Any) -> list[tuple[str, Any, Any]]:

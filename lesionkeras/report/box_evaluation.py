@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lesionkeras.errors import RecipeError
+from lesionkeras.files import write_json
 from lesionkeras.metrics.coco_files import CocoTruth, read_results, read_truth
 from lesionkeras.metrics.evaluation import evaluate_detections
 from lesionkeras.metrics.froc import Froc, count_froc
@@ -29,7 +30,6 @@ from lesionkeras.report.page import (
     Table,
     write_report,
 )
-from lesionkeras.training.run import write_json
 
 IMAGES_FILE, LESIONS_FILE, FROC_FILE = "images.csv", "lesions.csv", "froc.csv"
 MAX_SHOWN_ROWS = 500  # of the page's table of lesions; the CSV has all

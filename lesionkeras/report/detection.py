@@ -20,6 +20,7 @@ from lesionkeras.data.data_sets import DataSets, list_pooled
 from lesionkeras.data.opening import Split, Splits, open_splits
 from lesionkeras.data.pipeline import describe_augmentation, make_eval
 from lesionkeras.errors import RecipeError
+from lesionkeras.files import write_json
 from lesionkeras.inference.detect import (
     Findings,
     compute_sizes_mm,
@@ -40,12 +41,7 @@ from lesionkeras.report.train_scores import choose_train_images, measure_train
 from lesionkeras.serving.export import export_detector
 from lesionkeras.training.detector import train_detector
 from lesionkeras.training.log import Row
-from lesionkeras.training.run import (
-    RunDirectory,
-    check_out,
-    describe_environment,
-    write_json,
-)
+from lesionkeras.training.run import RunDirectory, check_out, describe_environment
 
 NUM_WARMUP_IMAGES = 2
 TRUTH_FILE, TRAIN_FILE = "truth.json", "train_predictions.json"

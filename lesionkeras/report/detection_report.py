@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lesionkeras.files import write_bytes
 from lesionkeras.recipe import flatten_tree
 from lesionkeras.report import figures
 from lesionkeras.report.froc_blocks import build_froc
@@ -27,7 +28,6 @@ from lesionkeras.report.paper_blocks import (
     describe_recipe,
 )
 from lesionkeras.report.tables import SCORES
-from lesionkeras.training.run import write_bytes
 
 NAMES = {
     "ssd": "SSD",

@@ -11,6 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from lesionkeras.files import write_bytes, write_json
 from lesionkeras.metrics.scores import CaseScores, Lesion, ObjectScores
 from lesionkeras.metrics.volumes import ScoredCase, compare_protocols
 from lesionkeras.report.mask_evaluation import Evaluation, ScoringOptions
@@ -23,7 +24,6 @@ from lesionkeras.report.page import (
     Table,
     write_report,
 )
-from lesionkeras.training.run import write_bytes, write_json
 
 CASES_FILE, LESIONS_FILE = "cases.csv", "lesions.csv"
 SCORES_FILE, PAGE_FILE = "scores.json", "report.html"

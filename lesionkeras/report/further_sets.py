@@ -8,10 +8,11 @@ from typing import Any
 from lesionkeras.config import DetectionRecipe
 from lesionkeras.data.box_convention import AS_STORED, CONVENTIONS
 from lesionkeras.data.opening import Split, Splits
+from lesionkeras.files import write_json
 from lesionkeras.inference.conventions import change_convention, find_learnt
 from lesionkeras.inference.detect import Findings, detect_split
 from lesionkeras.report.console import Counter
-from lesionkeras.training.run import RunDirectory, write_json
+from lesionkeras.training.run import RunDirectory
 
 Evaluate = Callable[[Findings], dict[str, Any]]
 Detect = Callable[[Any], dict[str, Any]]

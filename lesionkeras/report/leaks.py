@@ -14,10 +14,10 @@ from lesionkeras.config import SegmentationRecipe
 from lesionkeras.data.leak import LEAK_PROTOCOLS, choose_target
 from lesionkeras.data.segmentation import open_segmentation_splits, pool_slices
 from lesionkeras.errors import RecipeError
+from lesionkeras.files import write_json
 from lesionkeras.report import segmentation
 from lesionkeras.report.segmentation_blocks import get_value
 from lesionkeras.training.log import read_log
-from lesionkeras.training.run import write_json
 
 STRUCTURES = ("tumour", "liver")
 

@@ -25,6 +25,7 @@ from lesionkeras.data.segmentation import (
 )
 from lesionkeras.data.slices import LESION, LIVER
 from lesionkeras.errors import RecipeError
+from lesionkeras.files import write_json
 from lesionkeras.inference.volumes import list_volumes
 from lesionkeras.models import check_segmenter, check_size
 from lesionkeras.models.blocks import NUM_LOGITS
@@ -36,7 +37,7 @@ from lesionkeras.report.segmentation_scores import make_validation, measure_volu
 from lesionkeras.segmentation_losses import check_loss
 from lesionkeras.serving.export_segmenter import export_segmenter
 from lesionkeras.training.log import Row
-from lesionkeras.training.run import RunDirectory, check_out, describe_environment, write_json
+from lesionkeras.training.run import RunDirectory, check_out, describe_environment
 from lesionkeras.training.segmenter import find_monitor, train_segmenter
 
 Recipe = TypeVar("Recipe", bound=SegmentationRecipe)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lesionkeras.files import write_bytes
 from lesionkeras.recipe import flatten_tree, format_value
 from lesionkeras.report import segmentation_figures as figures
 from lesionkeras.report.detection_report import describe_software
@@ -35,7 +36,6 @@ from lesionkeras.report.segmentation_blocks import (
 )
 from lesionkeras.report.segmentation_tables import P4_RECIPE, P5_RECIPE
 from lesionkeras.report.tables import agrees_with
-from lesionkeras.training.run import write_bytes
 
 NETWORKS = {"unet": "U-Net", "segnet": "SegNet", "resnet50_unet": "ResNet50-UNet"}
 DEFAULT_WINDOW_HU = (-160.0, 240.0)  # P3, 2.2

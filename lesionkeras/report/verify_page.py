@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lesionkeras.ct.verification import SEVERITIES, Finding
+from lesionkeras.files import write_json
 from lesionkeras.report.page import Block, Notice, Scores, Section, Table, write_report
-from lesionkeras.training.run import write_json
 
 _SHOWN_A_KIND = 5  # lines of one kind on a terminal; the page and the JSON have all
 _MEANINGS = {

@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from lesionkeras.config import SegmentationTrainConfig, TrainConfig
 from lesionkeras.errors import RunError
+from lesionkeras.files import replacing
 from lesionkeras.training.averaging import averaged_weights
 from lesionkeras.training.checkpoints import TrainingState, view_array, write_best, write_last
 from lesionkeras.training.log import Row, write_log
-from lesionkeras.training.run import RunDirectory, replacing
+from lesionkeras.training.run import RunDirectory
 
 MakeTrain = Callable[[int], tf.data.Dataset]
 Validate = Callable[[keras.Model], dict[str, float]]

@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import keras
 
 from lesionkeras.config import OptimizerConfig, SegmentationTrainConfig, TrainConfig
+from lesionkeras.files import replacing
 from lesionkeras.training.callbacks import FiniteGuard, MakeTrain, Recorder, Validate
 from lesionkeras.training.checkpoints import TrainingState, read_best, read_last
 from lesionkeras.training.log import Row, write_log
 from lesionkeras.training.optimizers import build_optimizer
 from lesionkeras.training.progress import Progress
-from lesionkeras.training.run import RunDirectory, replacing
+from lesionkeras.training.run import RunDirectory
 from lesionkeras.training.scalars import ScalarWriter
 from lesionkeras.training.schedules import CpuClock, PlateauRate
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lesionkeras.training.run import write_bytes
+from lesionkeras.files import write_bytes
 
 Row = dict[str, float]
 FIRST_COLUMNS = ("epoch", "loss", "class_loss", "box_loss", "learning_rate", "seconds")

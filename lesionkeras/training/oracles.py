@@ -17,7 +17,7 @@ from typing import Any
 import keras_tuner
 
 from lesionkeras.errors import RunError
-from lesionkeras.recipe import write_json
+from lesionkeras.files import write_json
 from lesionkeras.training.space import Dimension
 
 OBJECTIVE = "score"

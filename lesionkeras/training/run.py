@@ -1,23 +1,18 @@
-"""The run directory: its layout, its recipe.json, and files that are never half-written.
-
-Every file is written beside its place and then renamed, so a process that is killed leaves the
-old file or the new one.
-"""
+"""The run directory: its layout and its recipe.json."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lesionkeras.errors import RecipeError, RunError
+from lesionkeras.files import beside, write_json
 from lesionkeras.recipe import diff, digest, format_value, from_json, to_json
 
 PACKAGES = ("lesionkeras", "tensorflow", "keras", "keras-cv", "tensorflow-datasets", "numpy")
@@ -269,60 +264,3 @@ def _find_git_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
-
-
-def beside(path: Path) -> Path:
-    """Names the file that is written before it takes the place of `path`; the suffix stays.
-
-    >>> beside(Path("runs/a/model.keras")).as_posix()
-    'runs/a/.model.partial.keras'
-    """
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a name to write to, and renames it to `path` once the block ends without an error.
-
-    Args:
-        path: Where the file shall stand; an old one is replaced at once or stays as it is.
-
-    Yields:
-        The name beside it.
-    """
-    partial = beside(path)
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    with replacing(Path(path)) as partial:
-        partial.write_bytes(content)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all; NaN and infinity, which JSON lacks, become null.
-
-    Args:
-        path: The file.
-        value: Dicts, lists, numbers, strings, paths, NumPy scalars and arrays.
-    """
-    text = json.dumps(_to_plain(value), indent=2, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _to_plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # NumPy
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_to_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.as_posix() if isinstance(value, Path) else value

@@ -22,7 +22,8 @@ import keras_tuner
 from keras_tuner.engine import base_tuner
 
 from lesionkeras.errors import DataError, RecipeError, RunError
-from lesionkeras.recipe import diff_trees, format_value, override, to_json, write_json, write_recipe
+from lesionkeras.files import write_json
+from lesionkeras.recipe import diff_trees, format_value, override, to_json, write_recipe
 from lesionkeras.training.oracles import OBJECTIVE, TUNERS, build_oracle
 from lesionkeras.training.space import parse_space
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lesionkeras.training.run import replacing
+from lesionkeras.files import replacing
 
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8  # bytes; the header is padded with spaces to it

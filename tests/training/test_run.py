@@ -7,16 +7,10 @@ import pytest
 
 from lesionkeras.config import SSDRecipe
 from lesionkeras.errors import RunError
+from lesionkeras.files import beside
 from lesionkeras.recipe import digest, override, read_recipe
 from lesionkeras.training.log import read_log, write_log
-from lesionkeras.training.run import (
-    RunDirectory,
-    beside,
-    describe_environment,
-    replacing,
-    write_bytes,
-    write_json,
-)
+from lesionkeras.training.run import RunDirectory, describe_environment
 
 RECIPE = override(SSDRecipe(), {"train.seed": 3})
 ENVIRONMENT = {"data_fingerprint": "abc", "weights_sha256": ""}
@@ -128,23 +122,6 @@ def test_environment_says_versions_and_weights():
     assert environment["data_fingerprint"] == "d1"
     assert environment["packages"]["numpy"] == np.__version__
     assert describe_environment()["weights_sha256"] == ""
-
-
-def test_error_while_writing_keeps_the_old_file(tmp_path):
-    path = tmp_path / "a.json"
-    write_bytes(path, b"old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as partial:
-        partial.write_bytes(b"new")
-        raise ZeroDivisionError
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and path.read_bytes() == b"old"
-
-
-def test_json_has_no_nan(tmp_path):
-    value = {"a": np.float32("nan"), "b": (np.int64(2), [float("inf")]), "c": np.eye(2)}
-    write_json(tmp_path / "m.json", value | {"d": tmp_path})
-    back = json.loads((tmp_path / "m.json").read_text(), parse_constant=pytest.fail)
-    wanted = {"a": None, "b": [2, [None]], "c": [[1.0, 0.0], [0.0, 1.0]], "d": tmp_path.as_posix()}
-    assert back == wanted
 
 
 def test_log_keeps_every_digit_and_leaves_gaps(tmp_path):

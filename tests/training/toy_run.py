@@ -12,11 +12,12 @@ import keras
 import tensorflow as tf
 
 from lesionkeras.config import SSDRecipe
+from lesionkeras.files import replacing
 from lesionkeras.recipe import override
 from lesionkeras.training import checkpoints
 from lesionkeras.training.determinism import set_determinism
 from lesionkeras.training.fit import compile_model, finish, fit
-from lesionkeras.training.run import RunDirectory, replacing
+from lesionkeras.training.run import RunDirectory
 
 STEPS, BATCH, SIDE_PX = 5, 4, 12
 RECIPE = override(
