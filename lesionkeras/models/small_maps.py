@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+# keras.ops does not tell which devices there are, nor whether a size is static inside a graph.
 import tensorflow as tf
 
 MIN_CHANNELS = 512
