@@ -9,6 +9,7 @@ import keras
 
 from lesionkeras.errors import RecipeError
 from lesionkeras.models.backbones import NORM_MOMENTUM
+from lesionkeras.models.norm import FusedBatchNormalization
 
 NUM_LOGITS = {"binary": 1, "three_class": 3}
 UPSAMPLINGS = ("transpose", "nearest", "bilinear")
@@ -98,9 +99,7 @@ class SizeCheck(keras.layers.Layer):
 def normalise(x: Any, norm: str, name: str) -> Any:
     """Apply the norm of a config to [B, H, W, C]."""
     if norm == "batch":
-        layer = keras.layers.BatchNormalization(
-            momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, name=name
-        )
+        layer = FusedBatchNormalization(momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, name=name)
     elif norm == "instance":
         layer = keras.layers.GroupNormalization(-1, epsilon=NORM_EPSILON, name=name)
     elif norm == "group":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 # keras.ops has no function that is compiled, and split by image, by itself.
 import tensorflow as tf
 
+from lesionkeras.models.norm import FusedBatchNormalization
 from lesionkeras.models.small_maps import SmallMapConv2D
 from lesionkeras.models.winograd import TILE_PX, FoldedConv2D
 
@@ -150,7 +151,7 @@ def _is_linear(layer: keras.layers.Conv2D) -> bool:
 
 def _is_batch_norm(layer: keras.layers.Layer) -> bool:
     return (
-        type(layer) is keras.layers.BatchNormalization
+        type(layer) in (keras.layers.BatchNormalization, FusedBatchNormalization)
         and layer.axis in (-1, 3)
         and layer.compute_dtype == "float32"
     )
@@ -164,11 +165,11 @@ def _is_relu(layer: keras.layers.Layer) -> bool:
 
 
 def _fold(chain: list[keras.layers.Layer], winograd_channels: int) -> FoldedConv2D:
-    conv, kinds = chain[0], Counter(type(layer).__name__ for layer in chain[1:])
+    conv, norms = chain[0], [layer for layer in chain[1:] if _is_batch_norm(layer)]
     kernel = keras.ops.convert_to_numpy(conv.kernel).astype(np.float64)
     bias = keras.ops.convert_to_numpy(conv.bias) if conv.use_bias else np.zeros(conv.filters)
-    if kinds["BatchNormalization"]:
-        kernel, bias = fold_batch_norm(kernel, bias, chain[1])
+    for norm in norms:  # one at most
+        kernel, bias = fold_batch_norm(kernel, bias, norm)
     winograd = (
         kernel.shape[:2] == (3, 3)
         and min(kernel.shape[2:]) >= winograd_channels
@@ -180,7 +181,7 @@ def _fold(chain: list[keras.layers.Layer], winograd_channels: int) -> FoldedConv
         bias.astype(np.float32),
         tuple(conv.strides),
         conv.padding,
-        relu=not _is_linear(conv) or len(chain) > 1 + kinds["BatchNormalization"],
+        relu=not _is_linear(conv) or len(chain) > 1 + len(norms),
         winograd=winograd,
         name=conv.name,
     )

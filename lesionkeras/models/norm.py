@@ -2,7 +2,8 @@
 
 Keras 3 computes it from moments, products and sums: fifteen passes over a map and its gradient.
 TensorFlow's own operation, which Keras 2 called, needs half the CPU time: a step over 128x128x64
-with its ReLU took 10 ms instead of 22, one over 256x256x64 36 instead of 91.
+with its ReLU took 10 ms instead of 22, one over 256x256x64 36 instead of 91; a training step of our
+U-Net 1.12 CPU seconds instead of 1.43.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def build_resnet_encoder(config: ResNet50UNetConfig) -> keras.Model:
     Raises:
         RecipeError: The backbone is not known.
     """
-    resnet = build_resnet(config.backbone)
+    resnet = build_resnet(config.backbone, fused_norm=True)
     for layer in resnet.layers:
         if config.freeze_norm and isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False  # Keras then also takes the moving statistics in training
