@@ -1,11 +1,11 @@
 """P2's networks of one box: the baseline, VGG16 before it, VGG16 beside the image.
 
-    python -m experiments.baseline_cnn --recipe p2 --data deeplesion/liver --data-dir DEEPLESION
+    python -m experiments.baseline_cnn --recipe p2 --data deeplesion --split p2 --data-dir DIR
 
 Source: Aluko, Hari and Yakubenko (P2), 4.1, 4.2 and 5.1.  Costs: 10 minutes on two cores.
 Differs: `default` is small, sees images changed anew each time and decays its weights; `p2`,
 `p2_vgg` and `p2_concat` are as written, with widths of ours.
-Data: the liver phantom, or DeepLesion by --data deeplesion/liver.
+Data: the liver phantom, or the data set that is named.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """P2's Faster R-CNN: trains, tests, reports and exports a two-stage lesion detector.
 
-    python -m experiments.faster_rcnn --data deeplesion/liver --data-dir DEEPLESION
+    python -m experiments.faster_rcnn --recipe p2 --data deeplesion --split p2 --data-dir DIR
 
 Source: Aluko, Hari, Yakubenko (P2, 4.3, 5.2); Ren et al. 2015.  Costs: an hour on two cores.
 Differs: `default` has a feature pyramid and learns from crops; `p2` as P2 and, where P2 is silent,
@@ -32,6 +32,7 @@ P2_VALUES |= {"match.sampled_rois": 32, "match.positive_roi_fraction": 0.5}
 P2_VALUES |= {"loss.rpn_smooth_l1_beta": 1.0, "decode.iou_threshold": 0.5}
 P2_VALUES |= {"optimizer.name": "adam", "optimizer.learning_rate": 1e-5}
 P2_VALUES |= {"optimizer.schedule": "constant", "optimizer.warmup_fraction": 0.0}
+P2_VALUES |= {"data.validation_split": "", "data.validation_fraction": 0.165}  # 1,660 / 329
 P2_VALUES |= {"train.epochs": 150, "train.batch_size": 1, "train.images_per_epoch": 0}  # P2, 5.2
 RECIPES = {
     "default": FasterRCNNRecipe(),

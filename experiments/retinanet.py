@@ -24,8 +24,9 @@ DEFAULT = RetinaNetRecipe(
         anchors=AnchorConfig(),  # the SSD's: strides 4 to 32
     )
 )
-# Lin 2017, 4.1: left-right flips alone; SGD; ours falls as a cosine where theirs falls in two steps
+# Lin 2017, 4.1: left-right flips alone; SGD, here without decay and with a cosine for two steps
 PAPER: dict[str, object] = {"name": "paper", "data.image_size_px": 512, "model.weights": "imagenet"}
+PAPER |= {"model.coarse_from": "c5"}
 PAPER |= {"augment.crop_size_px": 0, "augment.brightness": 0.0, "augment.gamma": (1.0, 1.0)}
 PAPER |= {"augment.noise_std": 0.0, "augment.translate_fraction": 0.0, "augment.scale": (1.0, 1.0)}
 PAPER |= {"augment.flip_up_down": False, "model.anchors.strides_px": (8, 16, 32, 64, 128)}

@@ -175,7 +175,7 @@ class FasterRCNNConfig:
     roi_canonical_px: float = 112.0  # side from which a region is cut from the map of stride 16
     head_channels: int = 512  # of the second stage's dense layers, where it has some
     dropout: float = 0.0  # after each of them
-    prior_prob: float = 0.05  # of an object, then of a class, at the start; .5: no bias
+    prior_prob: float = 0.05  # of an object, then of a class beside background; .5: no bias
 
 
 @dataclass(frozen=True)

@@ -85,11 +85,19 @@ def check_mixing(data: DataConfig) -> None:
         data: Of the recipe.
 
     Raises:
-        RecipeError: It does, or it asks for P2's split of another data set.
+        RecipeError: It does, it asks for P2's split of another data set, or for P1's and for other
+            test images.
     """
     names, configs = data.name.split("+"), data.config.split("+")
     further = [f"{name}/{config}" for name, config in list_further(data)]
     is_p2 = data.protocol == "p2"
+    if data.protocol == "paper" and (further or data.held_out):
+        raise RecipeError(
+            "P1's split has no other test images",
+            where="--split paper",
+            found="data.test_sets" if further else "data.held_out",
+            next_step="leave it out, or give --split patient",
+        )
     if is_p2 and names != [P2_DATA_SET]:
         raise RecipeError(
             "P2's split is of DeepLesion alone",

@@ -127,6 +127,7 @@ def detect_split(
         for i, count in enumerate(found["num_detections"]):
             image_idx, copy = split.rows[len(truths)]
             to_source = partial(split.images.to_source, image_idx)
+            height, width = split.images.size_px[image_idx]
             if copy:  # one of P1's augmented copies: its boxes moved with it
                 sizes_mm = compute_sizes_mm(boxes[i], split.images.spacing_mm[image_idx])
                 truths.append(ImageTruth(to_source(boxes[i]), classes[i], diameters_mm=sizes_mm))
@@ -134,7 +135,8 @@ def detect_split(
                 truths.append(find_truth(split, image_idx))
             detections.append(
                 ImageDetections(
-                    to_source(found["boxes"][i, :count]),
+                    # where pixels have a size, the square may reach beyond the image
+                    np.clip(to_source(found["boxes"][i, :count]), 0, [width, height] * 2),
                     found["scores"][i, :count],
                     found["classes"][i, :count],
                 )

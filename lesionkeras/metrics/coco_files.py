@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def read_truth(path: Path) -> CocoTruth:
     places = _number_ids(ids, f"images of {path.name}")
     if not images:
         raise DataError("A truth has no image", where=path.name, wanted="one or more images")
-    found = {entry.get("category_id") for entry in annotations}
+    numbers = [entry.get("category_id") for entry in annotations]
+    found = {number for number in numbers if _is_whole(number) or isinstance(number, str)}
     categories = [entry.get("id") for entry in named] or sorted(found, key=str)
     classes = _number_ids(sorted(categories, key=_order), f"categories of {path.name}")
     boxes: list[list[tuple[float, ...]]] = [[] for _ in images]
@@ -248,7 +250,7 @@ def _read_box(entry: Mapping[str, Any], where: str, may_be_empty: bool) -> tuple
 
 def _read_score(value: Any, where: str) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
+    if not is_number or not abs(value) <= sys.float_info.max:  # False for NaN
         raise DataError(
             "A score cannot be used",
             where=where,
@@ -263,7 +265,7 @@ def _read_size_mm(value: Any, where: str) -> float:
     if value is None:
         return math.nan
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
+    if not is_number or not 0 < value <= sys.float_info.max:
         raise DataError(
             "size_mm cannot be used",
             where=where,
@@ -275,7 +277,7 @@ def _read_size_mm(value: Any, where: str) -> float:
 
 def _read_sizes(images: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
     sizes: list[tuple[Any, Any]] = [(image.get("height"), image.get("width")) for image in images]
-    known = all(_is_whole(side) and side > 0 for size in sizes for side in size)
+    known = all(_is_whole(side) and 0 < side < MAX_PX for size in sizes for side in size)
     return np.array(sizes, np.int64).reshape(-1, 2) if known else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +12,11 @@ from lesionkeras.metrics.bootstrap import (
     NUM_RESAMPLES,
     Statistic,
     average_precision,
+    draw_weights,
     operating_score,
-    resample,
 )
 from lesionkeras.metrics.coco import evaluate_coco
-from lesionkeras.metrics.froc_summary import evaluate_froc
+from lesionkeras.metrics.froc_summary import evaluate_froc, to_json, to_score
 from lesionkeras.metrics.matches import (
     ClassMatches,
     ImageDetections,
@@ -84,7 +83,7 @@ def evaluate_detections(
         "coco": _summarize_coco(truths, detections),
         "precision_recall_curve": {
             "recall": recall_points.round(2).tolist(),
-            "precision": [_to_json(value) for value in precision],
+            "precision": [to_json(value) for value in precision],
         },
         "recall_by_size": compute_recall_by_size(truths, matches, score_threshold),
         "froc": evaluate_froc(truths, detections, patients, seed, num_resamples),
@@ -132,13 +131,7 @@ def _score(
     statistic: Statistic, patients: Sequence[str], num_resamples: int, seed: int
 ) -> dict[str, Any]:
     (value,) = statistic(np.ones((1, len(patients))))
-    interval = resample(statistic, patients, num_resamples, seed)
-    return {
-        "value": _to_json(value),
-        "low": _to_json(interval.low),
-        "high": _to_json(interval.high),
-        "num_undefined": interval.num_undefined,
-    }
+    return to_score(float(value), statistic(draw_weights(patients, num_resamples, seed)))
 
 
 def _summarize_coco(
@@ -150,7 +143,3 @@ def _summarize_coco(
     figures |= {f"ar_{k}": v for k, v in result.ar_by_max_detections.items()}
     figures |= {f"ar_{k}": v for k, v in result.ar_by_area.items() if k != "all"}
     return {name: None if value < 0 else value for name, value in figures.items()}
-
-
-def _to_json(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

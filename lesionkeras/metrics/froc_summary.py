@@ -40,8 +40,8 @@ def evaluate_froc(
         A dict that `json` writes without NaN (undefined is None): "fp_per_image"; "rows", each of a
         "convention" and an "overlap" ("iou" or "iobb") with "threshold", "label", "sensitivity"
         (a {"value", "low", "high", "num_undefined"} a value of fp_per_image), "score_thresholds",
-        "mean" and "mean_over"; "curves" and "by_size" of the main convention; "reached", the most
-        false positives an image that there are; and "convention", the main one.
+        "mean" and "mean_over"; "curves" and "by_size" of the main convention; "size_unit"; and
+        "convention", the main one.
 
     Raises:
         ValueError: The sequences differ in length, or are empty.

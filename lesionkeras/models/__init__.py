@@ -23,7 +23,7 @@ from lesionkeras.models.faster_rcnn import build_faster_rcnn, check_faster_rcnn
 from lesionkeras.models.resnet50_unet import build_resnet50_unet, check_resnet50_unet
 from lesionkeras.models.retinanet import build_retinanet, check_retinanet
 from lesionkeras.models.segnet import build_segnet, check_segnet
-from lesionkeras.models.ssd import build_ssd
+from lesionkeras.models.ssd import build_ssd, check_ssd
 from lesionkeras.models.unet import build_unet, check_unet
 
 __all__ = [
@@ -98,8 +98,9 @@ DETECTORS: dict[type, Callable[[Any], keras.Model]] = {
         recipe.model, recipe.data.image_size_px, recipe.decode
     ),
 }
-# What of a recipe can be refused before anything is built or written; a detector may have none.
+# What of a recipe can be refused before anything is built or written.
 CHECKS: dict[type, Callable[[Any], None]] = {
+    SSDConfig: check_ssd,
     RetinaNetConfig: check_retinanet,
     FasterRCNNConfig: check_faster_rcnn,
     BaselineCNNConfig: check_baseline_cnn,
@@ -128,5 +129,4 @@ def check_detector(recipe: DetectionRecipe) -> None:
     Raises:
         RecipeError: Its parts do not fit together.
     """
-    if type(recipe.model) in CHECKS:
-        CHECKS[type(recipe.model)](recipe)
+    CHECKS[type(recipe.model)](recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -117,6 +118,47 @@ def check_backbone(name: str) -> None:
             found=name,
             wanted=" or ".join(BLOCK_TYPES),
             next_step="choose one of them",
+        )
+
+
+def check_strides(wanted_px: Sequence[int], known_px: Iterable[int], next_step: str) -> None:
+    """Check that every anchor stride has a map.
+
+    Args:
+        wanted_px: Of the anchors.
+        known_px: Of the network's maps.
+        next_step: What else than dropping it helps.
+
+    Raises:
+        RecipeError: One has none.
+    """
+    known = sorted(known_px)
+    if missing := [stride for stride in wanted_px if stride not in known]:
+        raise RecipeError(
+            "An anchor stride has no map",
+            where="model.anchors.strides_px",
+            found=str(missing[0]),
+            wanted=f"some of {known}",
+            next_step=next_step,
+        )
+
+
+def check_freeze(config: Any) -> None:
+    """Check that frozen batch norms have statistics to keep.
+
+    Args:
+        config: Of a network with `backbone`, `weights` and `freeze_norm`.
+
+    Raises:
+        RecipeError: There are no weights, so that every block would stay the identity.
+    """
+    if config.freeze_norm and config.weights == "none" and config.backbone in BLOCK_TYPES:
+        raise RecipeError(
+            "Frozen norms keep the statistics of weights",
+            where="model.freeze_norm",
+            found="true with model.weights none",
+            wanted="weights, or norms that learn",
+            next_step="give --weights, or set model.freeze_norm=false",
         )
 
 

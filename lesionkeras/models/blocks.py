@@ -46,10 +46,19 @@ def check_size(config: Any, side_px: int | None) -> None:
     Raises:
         RecipeError: It cannot.
     """
-    _check_side(config.size_multiple_px, side_px)
+    check_side(config.size_multiple_px, side_px)
 
 
-def _check_side(multiple_px: int, side_px: int | None) -> None:
+def check_side(multiple_px: int, side_px: int | None) -> None:
+    """Check that a side divides; None is not known yet.
+
+    Args:
+        multiple_px: What it must divide by.
+        side_px: Of the image.
+
+    Raises:
+        RecipeError: It does not.
+    """
     if side_px is None or side_px % multiple_px == 0:
         return
     below = side_px // multiple_px * multiple_px
@@ -81,7 +90,7 @@ class SizeCheck(keras.layers.Layer):
         """Return [B, H, W, C] as it is."""
         try:
             for side_px in inputs.shape[1:3]:
-                _check_side(self.multiple_px, side_px)
+                check_side(self.multiple_px, side_px)
         except RecipeError as error:
             error._keras_call_info_injected = True  # type: ignore[attr-defined]  # else Keras
             raise  # puts the arguments of every call on the way into the sentence

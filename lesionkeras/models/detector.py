@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any, ClassVar, Protocol, Self
+
+import keras
+
+from lesionkeras.recipe import from_json
 
 
 class Detector(Protocol):
@@ -31,7 +36,7 @@ class Detector(Protocol):
             y: {"boxes": float32 [B, M, 4] xyxy px of x, "classes": int32 [B, M], padding -1}.
             y_pred: The raw outputs.
             sample_weight: Not used.
-            training: Not used.
+            training: Whether a second stage's norms and dropout work as in training.
         """
 
     def detect(self, image_unit: Any) -> dict[str, Any]:
@@ -44,3 +49,35 @@ class Detector(Protocol):
             `boxes` float32 [B, D, 4] px of the input, `scores` float32 [B, D] descending,
             `classes` int32 [B, D] (-1 is padding), `num_detections` int32 [B].
         """
+
+
+class PredictsDetections:
+    """Mixed in before keras.Model: `predict` gives detections, not raw outputs."""
+
+    def predict_step(self, data: Any) -> dict[str, Any]:
+        """Return what `detect` gives for a batch; Keras calls this."""
+        image_unit, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        found: dict[str, Any] = self.detect(image_unit)  # type: ignore[attr-defined]
+        return found
+
+
+class FromSettings(PredictsDetections):
+    """Mixed in before keras.Model: a network that is made of dataclasses, saved as plain values."""
+
+    settings: ClassVar[
+        dict[str, tuple[str, type]]
+    ]  # argument -> attribute that holds it, its class
+    name: str
+
+    def get_config(self) -> dict[str, Any]:
+        """Return every constructor argument as plain values."""
+        held = {name: getattr(self, attribute) for name, (attribute, _) in self.settings.items()}
+        return {name: asdict(value) for name, value in held.items()} | {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        """Build the model that `get_config` described."""
+        held: dict[str, Any] = {
+            name: from_json(config[name], kind) for name, (_, kind) in cls.settings.items()
+        }
+        return cls(**held, **{"name": config["name"]})

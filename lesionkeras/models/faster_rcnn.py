@@ -12,8 +12,7 @@ half a cell of 16 px: half of a small lesion.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -32,11 +31,11 @@ from lesionkeras.config import (
     FasterRCNNMatchConfig,
     FasterRCNNRecipe,
 )
-from lesionkeras.errors import RecipeError
 from lesionkeras.losses import log_probabilities
-from lesionkeras.models.rcnn_parts import SINGLE_STRIDE_PX, build_parts
+from lesionkeras.models.backbones import check_freeze
+from lesionkeras.models.detector import FromSettings
+from lesionkeras.models.rcnn_parts import SINGLE_STRIDE_PX, build_parts, check_maps
 from lesionkeras.rcnn_losses import roi_loss, rpn_loss
-from lesionkeras.recipe import from_json
 
 _LEVEL_SLACK = 1 + 7e-7  # a side on the border of two levels goes to the coarser (torchvision's)
 
@@ -63,7 +62,7 @@ def choose_levels(boxes: Any, strides_px: tuple[int, ...], canonical_px: float) 
 
 
 @keras.saving.register_keras_serializable("lesionkeras")
-class FasterRCNN(keras.Model):
+class FasterRCNN(FromSettings, keras.Model):
     """A two-stage detector that takes images of any size and knows its anchors, loss and decoding.
 
     Calling it maps image_unit float [B, H, W, 3] in 0..1 to the first stage's outputs: `rpn_logits`
@@ -84,6 +83,13 @@ class FasterRCNN(keras.Model):
 
     Source: Ren et al. 2015, Faster R-CNN; P2, 4.3; Lin et al. 2017, Feature Pyramid Networks.
     """
+
+    settings: ClassVar = {
+        "config": ("rcnn_config", FasterRCNNConfig),
+        "match": ("match", FasterRCNNMatchConfig),
+        "loss": ("loss_config", FasterRCNNLossConfig),
+        "decode": ("decode", DecodeConfig),
+    }
 
     def __init__(
         self,
@@ -226,7 +232,7 @@ class FasterRCNN(keras.Model):
         )
 
     def detect(self, image_unit: Any) -> dict[str, Any]:
-        """Return detections of images of one static size: the one decoding of the project.
+        """Return detections of images of one static size; see `models.detector.Detector`.
 
         Args:
             image_unit: float32 [B, H, W, 3] in 0..1; H and W static.
@@ -266,27 +272,6 @@ class FasterRCNN(keras.Model):
         scores = ops.reshape(scores, (-1, *_rows(scores), count))
         return select_detections(boxes, scores, self.decode)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return every constructor argument as plain values."""
-        return {
-            "config": asdict(self.rcnn_config),
-            "match": asdict(self.match),
-            "loss": asdict(self.loss_config),
-            "decode": asdict(self.decode),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> FasterRCNN:
-        """Build the model that `get_config` described."""
-        return cls(
-            from_json(config["config"], FasterRCNNConfig),
-            from_json(config["match"], FasterRCNNMatchConfig),
-            from_json(config["loss"], FasterRCNNLossConfig),
-            from_json(config["decode"], DecodeConfig),
-            name=config["name"],
-        )
-
 
 def _make_place(height_px: int, width_px: int) -> Any:
     """A box for rows that were not drawn: finite deltas of a padding row, whatever its weight."""
@@ -318,13 +303,8 @@ def check_faster_rcnn(recipe: FasterRCNNRecipe) -> None:
         recipe: Of a run that would start.
 
     Raises:
-        RecipeError: Norms are frozen and there are no weights whose statistics they would keep.
+        RecipeError: An anchor stride has no map, or norms are frozen and there are no weights whose
+            statistics they would keep.
     """
-    if recipe.model.freeze_norm and recipe.model.weights == "none":
-        raise RecipeError(
-            "Frozen norms keep the statistics of weights",
-            where="model.freeze_norm",
-            found="true with model.weights none",
-            wanted="weights, or norms that learn",
-            next_step="give --weights, or set model.freeze_norm=false",
-        )
+    check_maps(recipe.model)
+    check_freeze(recipe.model)

@@ -17,8 +17,7 @@ import keras
 
 from lesionkeras.boxes.anchors import num_anchors_per_cell
 from lesionkeras.config import FasterRCNNConfig
-from lesionkeras.errors import RecipeError
-from lesionkeras.models.backbones import STRIDES_PX, build_resnet, freeze
+from lesionkeras.models.backbones import STRIDES_PX, build_resnet, check_strides, freeze
 from lesionkeras.models.blocks import normalise
 from lesionkeras.models.input_scaling import scale_input
 from lesionkeras.models.ssd import UpTo
@@ -37,6 +36,20 @@ class Parts(NamedTuple):
     head: keras.Model  # [N, cells, cells, C] -> class_logits, box_deltas
 
 
+def check_maps(config: FasterRCNNConfig) -> None:
+    """Check that every anchor stride has a map: without a pyramid there is one.
+
+    Args:
+        config: Of a Faster R-CNN.
+
+    Raises:
+        RecipeError: One has none.
+    """
+    known = STRIDES_PX if config.pyramid_channels else (SINGLE_STRIDE_PX,)
+    next_step = "drop it" if config.pyramid_channels else "drop it, or set model.pyramid_channels"
+    check_strides(config.anchors.strides_px, known, next_step)
+
+
 def build_parts(config: FasterRCNNConfig) -> Parts:
     """Build the networks of a config with random weights.
 
@@ -51,16 +64,8 @@ def build_parts(config: FasterRCNNConfig) -> Parts:
     Raises:
         RecipeError: Backbone or input scaling is not known, or a stride has no map.
     """
+    check_maps(config)
     strides = config.anchors.strides_px
-    wanted = STRIDES_PX if config.pyramid_channels else (SINGLE_STRIDE_PX,)
-    if missing := [stride for stride in strides if stride not in wanted]:
-        raise RecipeError(
-            "An anchor stride has no map",
-            where="model.anchors.strides_px",
-            found=str(missing[0]),
-            wanted=f"some of {list(wanted)}" if config.pyramid_channels else "16 without a pyramid",
-            next_step="drop it" if config.pyramid_channels else "set model.pyramid_channels",
-        )
     backbone = build_backbone(config)
     image_unit = keras.Input((None, None, 3), name="image_unit")
     maps = _run_backbone(backbone, scale_input(image_unit, config.input_scaling), strides, config)

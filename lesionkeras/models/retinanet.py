@@ -13,8 +13,7 @@ passes on hardly any gradient; group norm in the heads by choice, as torchvision
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -28,14 +27,19 @@ from lesionkeras.config import (
     RetinaNetConfig,
     RetinaNetRecipe,
 )
-from lesionkeras.errors import RecipeError
 from lesionkeras.losses import focal_class_loss, sum_box_loss
-from lesionkeras.models.backbones import STRIDES_PX, build_resnet, freeze
+from lesionkeras.models.backbones import (
+    STRIDES_PX,
+    build_resnet,
+    check_freeze,
+    check_strides,
+    freeze,
+)
+from lesionkeras.models.detector import FromSettings
 from lesionkeras.models.input_scaling import scale_input
 from lesionkeras.models.sparse_head import choose_cells, count_positions, run_at_cells
 from lesionkeras.models.ssd import UpTo
 from lesionkeras.models.winograd import WinogradConv2D
-from lesionkeras.recipe import from_json
 
 COARSE_STRIDES_PX = (64, 128)  # made from the backbone's last map
 MAX_GROUPS = 32  # of a group norm (Wu, He 2018; torchvision); fewer where channels do not divide
@@ -45,27 +49,20 @@ CELLS_PER_IMAGE = (10, 40)
 
 
 def check_retinanet(recipe: RetinaNetRecipe) -> None:
-    """Check that every anchor stride can have a map.
+    """Check that every anchor stride can have a map, and frozen norms something to keep.
 
     Args:
         recipe: Of a RetinaNet.
 
     Raises:
-        RecipeError: One cannot.
+        RecipeError: One cannot, or there are no weights.
     """
-    _check_strides(recipe.model)
+    _check(recipe.model)
+    check_freeze(recipe.model)
 
 
-def _check_strides(config: RetinaNetConfig) -> None:
-    known = (*STRIDES_PX, *COARSE_STRIDES_PX)
-    if missing := [s for s in config.anchors.strides_px if s not in known]:
-        raise RecipeError(
-            "An anchor stride has no map",
-            where="model.anchors.strides_px",
-            found=str(missing[0]),
-            wanted=f"some of {list(known)}",
-            next_step="drop it",
-        )
+def _check(config: RetinaNetConfig) -> None:
+    check_strides(config.anchors.strides_px, (*STRIDES_PX, *COARSE_STRIDES_PX), "drop it")
 
 
 def _build_pyramid(maps: dict[int, Any], config: RetinaNetConfig) -> dict[int, Any]:
@@ -127,7 +124,7 @@ def build_head(config: RetinaNetConfig, name: str, width: int, bias: float) -> k
 
 
 def _network(config: RetinaNetConfig) -> tuple[Any, dict[str, Any]]:
-    _check_strides(config)
+    _check(config)
     image_unit = keras.Input((None, None, 3), name="image_unit")
     resnet = build_resnet(config.backbone, fused_norm=True)
     freeze(resnet, config.freeze_norm, config.frozen_stages)
@@ -148,7 +145,7 @@ def _network(config: RetinaNetConfig) -> tuple[Any, dict[str, Any]]:
 
 
 @keras.saving.register_keras_serializable("lesionkeras")
-class RetinaNet(keras.Model):
+class RetinaNet(FromSettings, keras.Model):
     """A detector that takes images of any size and knows its anchors, loss and decoding.
 
     Calling it maps image_unit float [B, H, W, 3] in 0..1 to `class_logits` [B, A, C] (a sigmoid
@@ -168,6 +165,13 @@ class RetinaNet(keras.Model):
 
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection, 4.
     """
+
+    settings: ClassVar = {
+        "config": ("retinanet_config", RetinaNetConfig),
+        "match": ("match", MatchConfig),
+        "loss": ("loss_config", FocalLossConfig),
+        "decode": ("decode", DecodeConfig),
+    }
 
     def __init__(
         self,
@@ -256,27 +260,6 @@ class RetinaNet(keras.Model):
             (height, width),
             self.match.variances,
             self.decode,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return every constructor argument as plain values."""
-        return {
-            "config": asdict(self.retinanet_config),
-            "match": asdict(self.match),
-            "loss": asdict(self.loss_config),
-            "decode": asdict(self.decode),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RetinaNet:
-        """Build the model that `get_config` described."""
-        return cls(
-            from_json(config["config"], RetinaNetConfig),
-            from_json(config["match"], MatchConfig),
-            from_json(config["loss"], FocalLossConfig),
-            from_json(config["decode"], DecodeConfig),
-            name=config["name"],
         )
 
 

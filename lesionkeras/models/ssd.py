@@ -14,20 +14,25 @@ organ around it (Lin et al. 2017, FPN, figure 3).
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from lesionkeras.boxes.anchors import make_anchors, num_anchors_per_cell
 from lesionkeras.boxes.targets import assign_targets, decode_detections
-from lesionkeras.config import DecodeConfig, LossConfig, MatchConfig, SSDConfig
+from lesionkeras.config import DecodeConfig, LossConfig, MatchConfig, SSDConfig, SSDRecipe
 from lesionkeras.errors import RecipeError
 from lesionkeras.losses import log_probabilities, multibox_loss
-from lesionkeras.models.backbones import NORM_MOMENTUM, STRIDES_PX, SymmetricConv2D, build_resnet
+from lesionkeras.models.backbones import (
+    NORM_MOMENTUM,
+    STRIDES_PX,
+    SymmetricConv2D,
+    build_resnet,
+    check_strides,
+)
+from lesionkeras.models.detector import FromSettings
 from lesionkeras.models.input_scaling import scale_input
-from lesionkeras.recipe import from_json
 
 
 def _norm_relu(x: Any, name: str) -> Any:
@@ -104,7 +109,19 @@ def _heads(x: Any, stride: int, config: SSDConfig) -> tuple[Any, Any]:
     )
 
 
-def _network(config: SSDConfig) -> tuple[Any, dict[str, Any]]:
+def check_ssd(recipe: SSDRecipe) -> None:
+    """Check that the classes' prior is possible and that every anchor stride has a map.
+
+    Args:
+        recipe: Of an SSD.
+
+    Raises:
+        RecipeError: It is not, or one has none.
+    """
+    _check(recipe.model)
+
+
+def _check(config: SSDConfig) -> None:
     if config.num_classes * config.prior_prob >= 1:
         raise RecipeError(
             "The classes together are certain at the start",
@@ -113,18 +130,17 @@ def _network(config: SSDConfig) -> tuple[Any, dict[str, Any]]:
             wanted=f"below {1 / config.num_classes:g}",
             next_step="lower it",
         )
+    extra = [STRIDES_PX[-1] * 2**i for i in range(1, len(config.extra_channels) + 1)]
+    next_step = "drop it, or add a layer to model.extra_channels"
+    check_strides(config.anchors.strides_px, [*STRIDES_PX, *extra], next_step)
+
+
+def _network(config: SSDConfig) -> tuple[Any, dict[str, Any]]:
+    _check(config)
     image_unit = keras.Input((None, None, 3), name="image_unit")
     outputs = build_resnet(config.backbone)(scale_input(image_unit, config.input_scaling))
     maps = dict(zip(STRIDES_PX, outputs, strict=True)) | _extra_maps(outputs[-1], config)
     strides = config.anchors.strides_px
-    if missing := [s for s in strides if s not in maps]:
-        raise RecipeError(
-            "An anchor stride has no map",
-            where="model.anchors.strides_px",
-            found=str(missing[0]),
-            wanted=f"some of {sorted(maps)}",
-            next_step="drop it, or add a layer to model.extra_channels",
-        )
     maps = {s: m for s, m in maps.items() if s >= min(strides)}
     if config.top_down_channels:
         maps = _top_down(maps, config.top_down_channels)
@@ -136,7 +152,7 @@ def _network(config: SSDConfig) -> tuple[Any, dict[str, Any]]:
 
 
 @keras.saving.register_keras_serializable("lesionkeras")
-class SSD(keras.Model):
+class SSD(FromSettings, keras.Model):
     """A detector that takes images of any size and knows its anchors, loss and decoding.
 
     Calling it maps image_unit float [B, H, W, 3] in 0..1 to `class_logits` [B, A, C] (background's
@@ -156,6 +172,13 @@ class SSD(keras.Model):
 
     Source: P1, 3.3; Liu et al. 2016, SSD.
     """
+
+    settings: ClassVar = {
+        "config": ("ssd_config", SSDConfig),
+        "match": ("match", MatchConfig),
+        "loss": ("loss_config", LossConfig),
+        "decode": ("decode", DecodeConfig),
+    }
 
     def __init__(
         self,
@@ -201,7 +224,7 @@ class SSD(keras.Model):
         return class_loss + box_loss
 
     def detect(self, image_unit: Any) -> dict[str, Any]:
-        """Return detections of images of one static size: the one decoding of the project.
+        """Return detections of images of one static size; see `models.detector.Detector`.
 
         Args:
             image_unit: float32 [B, H, W, 3] in 0..1; H and W static.
@@ -220,27 +243,6 @@ class SSD(keras.Model):
             (height, width),
             self.match.variances,
             self.decode,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return every constructor argument as plain values."""
-        return {
-            "config": asdict(self.ssd_config),
-            "match": asdict(self.match),
-            "loss": asdict(self.loss_config),
-            "decode": asdict(self.decode),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SSD:
-        """Build the model that `get_config` described."""
-        return cls(
-            from_json(config["config"], SSDConfig),
-            from_json(config["match"], MatchConfig),
-            from_json(config["loss"], LossConfig),
-            from_json(config["decode"], DecodeConfig),
-            name=config["name"],
         )
 
 

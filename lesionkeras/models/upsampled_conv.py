@@ -6,6 +6,10 @@ pixels, the convolution's taps mix channels: the two commute.  So each of the ni
 the small map (64 times fewer products), and what it gives is upsampled, moved by its offset and
 summed; that is a product with one small matrix along x and one along y.  The result is the same
 sum in another order.
+
+For one image of 512 px and 32 filters that is 4.7 MB of taps (64x64x288), twice 12.6 MB upsampled
+along x and 33.6 MB of result; the plain way holds 537 MB upsampled and 540 MB concatenated, and as
+much for their gradients.
 """
 
 from __future__ import annotations

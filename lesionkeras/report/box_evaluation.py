@@ -158,6 +158,8 @@ def list_lesion_rows(evaluation: BoxEvaluation) -> list[dict[str, Any]]:
     boxes = np.concatenate([truth.boxes for truth in evaluation.truth.truths])
     rows = []
     for lesion, image in enumerate(pooled.lesion_image):
+        if pooled.is_crowd[lesion]:
+            continue
         x1, y1, x2, y2 = (float(value) for value in boxes[lesion])
         row = {
             "image_id": evaluation.truth.image_ids[image],

@@ -143,12 +143,12 @@ def check_search(builder: Any, recipe: DetectionRecipe) -> None:
         is_paper = recipe.data.protocol == "paper"
         raise RecipeError(
             "A search has no validation patients",
-            where="data.protocol" if is_paper else "data.validation_split",
-            found="paper" if is_paper else recipe.data.validation_split or "none",
+            where="data.protocol" if is_paper else "data.validation_fraction",
+            found="paper" if is_paper else f"{recipe.data.validation_fraction:g}",
             wanted="a split by patient that is neither trained nor tested on",
             next_step="give --split patient"
             if is_paper
-            else "set data.validation_split or data.validation_fraction",
+            else 'give --validation-split "" --set data.validation_fraction=0.1',
         )
 
 
@@ -206,8 +206,8 @@ def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, An
     Beside them lie truth.json, with which `evaluate` scores the predictions again, and the
     detections on some training images, for the report.
 
-    The score threshold of precision and recall is chosen on validation patients, or on the training
-    images where no patient was held out; on test images only under P1's split, which has no others.
+    The score threshold of precision and recall is chosen on validation patients, or on training
+    images where nobody was held out; on test images only under P1's split, which has no others.
 
     Args:
         run: The run.
@@ -221,7 +221,8 @@ def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, An
     detect = make_detector(model)
     chosen_on = "validation" if splits.validation else "train"
     chosen_on = "test" if splits.validation is splits.test else chosen_on
-    found = detect_split(detect, splits.validation or splits.train, recipe)
+    chosen_from = splits.validation or choose_train_images(splits.train)
+    found = detect_split(detect, chosen_from, recipe)
     threshold = compute_operating_point(found.truths, found.detections)
     with Counter("Testing") as progress:
         found = detect_split(detect, splits.test, recipe, progress)

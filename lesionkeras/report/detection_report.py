@@ -241,7 +241,8 @@ def _describe_data(
     counts = {key: metrics["counts"][key] for key in ("images", "patients", "lesions")}
     splits: dict[str, Mapping[str, Any]] = {**metrics.get("splits", {}), "test": counts}
     fingerprint = recipe_json.get("environment", {}).get("data_fingerprint")
-    protocol = "as P1's (leaks)" if values.get("data.protocol") == "paper" else "by patient"
+    papers = {"paper": "as P1's (leaks)", "p2": "as P2's list"}
+    protocol = papers.get(values.get("data.protocol", ""), "by patient")
     rows = [
         [split, *(_count(row.get(key)) for key in ("images", "patients", "lesions"))]
         for split, row in splits.items()

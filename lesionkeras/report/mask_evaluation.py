@@ -101,8 +101,16 @@ def check_folder(folder: Path) -> None:
         folder: That results are to be written to; it may be missing, or hold earlier ones.
 
     Raises:
-        RunError: It is a file, or lies where no folder can be made.
+        RunError: It is a run's or a file, or lies where no folder can be made.
     """
+    if (folder / "recipe.json").exists():
+        raise RunError(
+            "Results would replace a run's report",
+            where=str(folder),
+            found="recipe.json",
+            wanted="another folder",
+            next_step="name another --out",
+        )
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     is_folder = there.is_dir()
     if is_folder and os.access(there, os.W_OK | os.X_OK):

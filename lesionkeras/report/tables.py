@@ -109,6 +109,7 @@ P2_FROC_POINTS = (
 
 P2_ONE_BOX_RECIPE: dict[str, PaperValue] = {
     "data.image_size_px": PaperValue((512,), "512x512x3", "3"),
+    "data.protocol": PaperValue(("p2",), "1,989/179/203 of the text-mined list", "3"),
     "optimizer.name": PaperValue(("adam",), "Adam", "4.1.1"),
     "optimizer.learning_rate": PaperValue((0.003, 0.0001), "0.003; with VGG16 0.0001", "5.1.1"),
     "train.batch_size": PaperValue((8, 1), "8; with VGG16 1", "5.1.1"),
@@ -119,6 +120,10 @@ P2_ONE_BOX_RECIPE: dict[str, PaperValue] = {
 P2_FASTER_RCNN_RECIPE: dict[str, PaperValue] = {
     "data.image_size_px": PaperValue((512,), "512x512x3", "3"),
     "model.backbone": PaperValue(("resnet50",), "ResNet50", "5.2"),
+    "data.protocol": PaperValue(("p2",), "1,660/329/203 of the text-mined list", "5.2"),
+    "model.anchors.strides_px": PaperValue(((16,),), "one map (Keras-FRCNN)", "5.2"),
+    "model.anchors.size_factor": PaperValue((1.0,), "16, 24, 32, 48, 96 px", "5.2"),
+    "model.anchors.scales": PaperValue(((1.0, 1.5, 2.0, 3.0, 6.0),), "as above", "5.2"),
     "model.anchors.ratios": PaperValue(((0.5, 1.0, 2.0),), "1:2, 1:1 and 2:1", "5.2"),
     "match.rpn.positive_iou": PaperValue((0.7,), "IoU above 0.7", "4.3"),
     "train.epochs": PaperValue((150,), "150", "5.2"),

@@ -95,7 +95,8 @@ def make_serving_functions(model: Detector, recipe: DetectionRecipe) -> dict[str
         recipe: Image size, window and number of detections are read from it.
 
     Returns:
-        "serving_default" and "serving_png", each a function of one tensor that returns a dict.
+        "serving_default" and "serving_png", each a function of the images, and of their spacing
+        where the network sees pixels of one size, that returns a dict.
     """
     import tensorflow as tf
 

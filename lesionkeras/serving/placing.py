@@ -69,7 +69,7 @@ def take_boxes_back(boxes: Any, resized_px: Any, size_px: Any, side_px: int) -> 
         side_px: Of the square.
 
     Returns:
-        float32 [B, D, 4] xyxy px of the images; padding stays 0.
+        float32 [B, D, 4] xyxy px of the images, cut at their edges; padding stays 0.
     """
     import tensorflow as tf
 
@@ -81,4 +81,5 @@ def take_boxes_back(boxes: Any, resized_px: Any, size_px: Any, side_px: int) -> 
     scale = size / tf.cast(resized_px, tf.float32)
     pairs = [tf.tile(pair[:, ::-1], [1, 2])[:, None] for pair in (shift, scale)]
     is_real = tf.reduce_any(boxes != 0, axis=-1, keepdims=True)
-    return tf.where(is_real, (boxes - pairs[0]) * pairs[1], 0.0)
+    moved = tf.clip_by_value((boxes - pairs[0]) * pairs[1], 0.0, tf.tile(size[::-1], [2]))
+    return tf.where(is_real, moved, 0.0)

@@ -19,11 +19,12 @@ class _FusedStep:
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Move a variable as Kingma and Ba 2015, algorithm 1, in Keras' form of epsilon."""
         is_plain = isinstance(variable, tf.Variable) and isinstance(gradient, tf.Tensor)
+        is_plain = is_plain and not self.amsgrad
         if not is_plain or variable.dtype != tf.float32 or tf.distribute.has_strategy():
             super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
             return
         row = self._get_variable_index(variable)
-        step = tf.cast(self.iterations.value, tf.float32) + 1.0
+        step = tf.cast(tf.convert_to_tensor(self.iterations), tf.float32) + 1.0
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[row].value.handle,
@@ -40,12 +41,12 @@ class _FusedStep:
 
 @keras.saving.register_keras_serializable("lesionkeras")
 class FusedAdam(_FusedStep, keras.optimizers.Adam):
-    """Keras' Adam; sparse gradients and distributed training take Keras' own step."""
+    """Keras' Adam; sparse gradients, AMSGrad and distributed training take Keras' own step."""
 
 
 @keras.saving.register_keras_serializable("lesionkeras")
 class FusedAdamW(_FusedStep, keras.optimizers.AdamW):
-    """Keras' AdamW; sparse gradients and distributed training take Keras' own step."""
+    """Keras' AdamW; sparse gradients, AMSGrad and distributed training take Keras' own step."""
 
     def _apply_weight_decay(self: Any, variables: Any) -> None:
         """Shrink the weights by rate times decay; Keras calls this before a step."""

@@ -35,6 +35,11 @@ REFUSED = {
             "data.test_sets deeplesion/p2 beside lits+deeplesion", "leave it out of data.test_sets"
         ),
     ),
+    "tested elsewhere as P1": (
+        {"name": "deeplesion", "protocol": "paper", "test_sets": ("lits",)},
+        "P1's split has no other test images in --split paper: found data.test_sets; leave it out, "
+        "or give --split patient.",
+    ),
     "another data set": (
         {"name": "lits", "protocol": "p2"},
         "P2's split is of DeepLesion alone in --split p2: found --data lits, wanted --data "

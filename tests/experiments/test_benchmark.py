@@ -98,8 +98,8 @@ def test_detectors_run_beside_kerascv(tmp_path: Path, capsys: pytest.CaptureFixt
     benchmark.main(["detection", "--smoke", "--out", str(out)])
     assert "Measuring training step, float32\nMeasuring inference" in capsys.readouterr().err
     report = json.loads(out.read_text())
-    rows, detectors = report["rows"], ["RetinaNet", "SSD", "baseline"]
-    assert [row["task"] for row in rows][:6] == ["training step"] * 3 + ["inference"] * 3
+    rows, detectors = report["rows"], ["RetinaNet", "SSD", "Faster R-CNN", "baseline"]
+    assert [row["task"] for row in rows] == ["training step"] * 4 + ["inference"] * 4
     for row, name in zip(rows, detectors * 2, strict=True):
         assert list(row["images_per_s"]) == [f"LesionKeras {name}", "KerasCV RetinaNet"]
         ours, peer = row["images_per_s"].values()

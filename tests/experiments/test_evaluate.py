@@ -142,6 +142,14 @@ def test_anybodys_boxes_leave_tables_figures_and_a_page(tmp_path):
     assert names == ["froc.csv", "images.csv", "lesions.csv", "report.html", "scores.json"]
 
 
+def test_a_runs_own_folder_is_refused(tmp_path):
+    from lesionkeras.errors import RunError
+
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(RunError, match=r"would replace a run's report .*name another --out"):
+        evaluate.main([*map(str, write_boxes(tmp_path)), "--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

@@ -94,6 +94,10 @@ def changed(place: int, **entry: Any) -> dict[str, Any]:
         (changed(1, category_id=5), "found 5, wanted one of 4, 9; give the truth that these boxes"),
         (changed(1, bbox=[1, 2, 0, 4]), "A bbox cannot be used in truth.json, annotation 1: found"),
         (changed(1, bbox="1"), "found '1', wanted [x, y, width, height] in px"),
+        (
+            changed(1, size_mm=10**400),
+            "size_mm cannot be used in truth.json, annotation 1",
+        ),
         (changed(1, size_mm=-3), "size_mm cannot be used in truth.json, annotation 1: found -3"),
         (
             TRUTH | {"images": [IMAGES[0] | {"spacing_mm": [1]}, *IMAGES[1:]]},
@@ -116,6 +120,7 @@ def test_a_wrong_truth_is_one_sentence(tmp_path: Path, tree: Any, text: str) -> 
         ([RESULT | {"category_id": True}], "A box's category_id is not among the truth's in found"),
         ([RESULT, RESULT | {"score": "1"}], "A score cannot be used in found.json, entry 1: found"),
         ([RESULT | {"score": float("nan")}], "found nan, wanted a number, higher for surer"),
+        ([RESULT | {"score": 10**400}], "A score cannot be used in found.json, entry 0: found 1"),
         ([RESULT | {"bbox": [1, 2, 3]}], "A bbox cannot be used in found.json, entry 0: found [1"),
         ([RESULT | {"bbox": [1, 2, 3, 1e300]}], "A bbox cannot be used in found.json, entry 0"),
         ([RESULT | {"bbox": [1, 2, 3, float("nan")]}], "A bbox cannot be used in found.json, ent"),
@@ -131,3 +136,18 @@ def test_wrong_results_are_one_sentence(tmp_path: Path, tree: Any, text: str) ->
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"A file cannot be read in .*none\.json: found No such"):
         read_truth(tmp_path / "none.json")
+
+
+def test_a_category_that_is_a_list_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "truth.json"
+    entry = {"image_id": 7, "category_id": [1], "bbox": [1, 2, 3, 4]}
+    path.write_text(json.dumps({"images": [{"id": 7}], "annotations": [entry]}))
+    with pytest.raises(DataError, match=r"category_id is not among the truth's in truth\.json"):
+        read_truth(path)
+
+
+def test_sides_beyond_any_image_are_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "truth.json"
+    image = {"id": 7, "height": 10**30, "width": 4}
+    path.write_text(json.dumps({"images": [image], "annotations": []}))
+    assert read_truth(path).sizes_px is None

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from lesionkeras import config
-from lesionkeras.config import ResNet50UNetConfig, SegNetConfig, UNetConfig
-from lesionkeras.models import BUILDERS, build
+from lesionkeras.config import (
+    BaselineCNNRecipe,
+    FasterRCNNRecipe,
+    ResNet50UNetConfig,
+    RetinaNetRecipe,
+    SegNetConfig,
+    SSDRecipe,
+    UNetConfig,
+)
+from lesionkeras.errors import RecipeError
+from lesionkeras.models import BUILDERS, build, build_detector, check_detector
+from lesionkeras.recipe import override
 from tests.models.segmenter_harness import make_livers
 
 SMALL = {
@@ -64,3 +74,39 @@ def test_network_is_the_same_from_its_config(config):
     assert again.get_config() == model.get_config()
     assert [v.shape for v in again.variables] == [v.shape for v in model.variables]
     assert [v.path for v in again.variables] == [v.path for v in model.variables]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "text"),
+    [
+        (SSDRecipe(), {"model.anchors.strides_px": "4,8,16,32,64"}, "An anchor stride has no map"),
+        (
+            SSDRecipe(),
+            {"model.prior_prob": "0.5", "model.num_classes": "2"},
+            "The classes together",
+        ),
+        (RetinaNetRecipe(), {"model.anchors.strides_px": "2"}, "An anchor stride has no map"),
+        (RetinaNetRecipe(), {"model.freeze_norm": "true"}, "Frozen norms keep the statistics"),
+        (FasterRCNNRecipe(), {"model.pyramid_channels": "0"}, "An anchor stride has no map"),
+        (FasterRCNNRecipe(), {"model.freeze_norm": "true"}, "Frozen norms keep the statistics"),
+    ],
+)
+def test_what_makes_no_detector_is_refused_before_anything_is_built(recipe, changes, text):
+    with pytest.raises(RecipeError, match=text):
+        check_detector(override(recipe, changes))
+
+
+def test_vgg16_has_no_norms_that_could_be_frozen():
+    changes = {"model.freeze_norm": "true", "model.backbone": "vgg16"}
+    check_detector(override(FasterRCNNRecipe(), changes))
+
+
+def test_predict_gives_detections():
+    """Batch by batch what `detect` gives, and no raw outputs."""
+    recipe = override(BaselineCNNRecipe(), {"data.image_size_px": "32"})
+    model = build_detector(recipe)
+    image_unit = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
+    found, wanted = model.predict(image_unit, batch_size=2, verbose=0), model.detect(image_unit)
+    assert set(found) == {"boxes", "scores", "classes", "num_detections"}
+    for name, value in found.items():
+        np.testing.assert_allclose(value, wanted[name], atol=1e-4)

@@ -92,14 +92,14 @@ def number_rows(root: Path, rows: Sequence[LesionRow]) -> dict[int, int]:
         return {number: number for number in range(NUM_OFFICIAL_ROWS)}
     path = root / ROW_INDEX_FILE
     lines: list[list[str]] = []
-    if path.is_file():
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file))[1:]
     boxes = [(row.file_name, row.bounding_boxes) for row in rows]
     try:
+        if path.is_file():
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                lines = list(csv.reader(file))[1:]
         named = [(line[0], tuple(map(float, line[1].split(",")))) for line in lines]
         numbers = [int(line[3]) for line in lines]
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, csv.Error, OSError):
         named, numbers = [], []
     if named != boxes:
         raise DataError(
