@@ -7,7 +7,7 @@ import numpy as np
 MIN_VISIBLE_SHARE = 0.4  # of a box's area; a box of which less remains in the picture is dropped
 
 
-def clip_boxes(boxes: np.ndarray, side_px: int) -> tuple[np.ndarray, np.ndarray]:
+def clip_to_square(boxes: np.ndarray, side_px: int) -> tuple[np.ndarray, np.ndarray]:
     """Clip boxes to a square picture.
 
     Args:
@@ -18,7 +18,7 @@ def clip_boxes(boxes: np.ndarray, side_px: int) -> tuple[np.ndarray, np.ndarray]
         [..., 4] of the same dtype, and bool [...]: whether MIN_VISIBLE_SHARE of the area is left.
         Empty boxes have nothing left.
 
-    >>> clip_boxes(np.array([[-6.0, 0.0, 4.0, 5.0], [-7.0, 0.0, 3.0, 5.0]]), 20)[1].tolist()
+    >>> clip_to_square(np.array([[-6.0, 0.0, 4.0, 5.0], [-7.0, 0.0, 3.0, 5.0]]), 20)[1].tolist()
     [True, False]
     """
     clipped = np.clip(boxes, 0, side_px)

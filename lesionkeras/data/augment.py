@@ -42,7 +42,6 @@ __all__ = [
     "MIN_VISIBLE_SHARE",
     "P1_OPERATIONS",
     "augment",
-    "change_intensity",
     "compose",
     "draw_view",
     "find_read_window",
@@ -197,28 +196,6 @@ def compose(geometry: Sequence[Geometry] = (), pixels: Sequence[Pixels] = ()) ->
         return _change_pixels(pixels, image_unit, key), boxes, classes
 
     return change
-
-
-def change_intensity(
-    image_unit: Any,
-    config: AugmentConfig,
-    copy: Any,
-    key: Any,
-    window_hu: tuple[float, float] = (0.0, 1.0),
-) -> Any:
-    """Apply a config's changes of grey levels: contrast, brightness and noise as a rule.
-
-    Args:
-        image_unit: float32 [H, W, C], 0..1, of the window that `find_read_window` gives.
-        config: Magnitudes.
-        copy: int32 scalar, the copy's number; read in mode "copies" only.
-        key: int32 [2] seed.
-        window_hu: Of the recipe.
-
-    Returns:
-        float32 [H, W, C], 0..1.
-    """
-    return _change_pixels(list_pixels(config, copy, window_hu), image_unit, key)
 
 
 def draw_view(

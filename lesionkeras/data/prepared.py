@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lesionkeras.boxes.clipping import clip_boxes
+from lesionkeras.boxes.clipping import clip_to_square
 from lesionkeras.config import DataConfig
 from lesionkeras.ct.grid import SliceGrid, find_grid
 from lesionkeras.data.box_convention import AS_STORED, KEPT, convert_boxes, find_stored
@@ -327,7 +327,7 @@ def _place_boxes(
     if (resized_px == side_px).all():
         return boxes, classes
     shift = np.trunc((side_px - resized_px) / 2).astype(np.float32)  # as `SliceGrid.shift_px`
-    boxes, keep = clip_boxes(boxes + np.tile(shift[:, ::-1], 2)[:, None], side_px)
+    boxes, keep = clip_to_square(boxes + np.tile(shift[:, ::-1], 2)[:, None], side_px)
     keep &= classes >= 0
     return np.where(keep[..., None], boxes, np.float32(0)), np.where(keep, classes, -1)
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from lesionkeras.boxes.clipping import MIN_VISIBLE_SHARE, clip_boxes
+from lesionkeras.boxes.clipping import MIN_VISIBLE_SHARE, clip_to_square
 
 # x1, y1, x2, y2 and the share that a picture of 20 px shows, by hand
 CASES = [
@@ -16,7 +16,7 @@ CASES = [
 
 def test_a_box_is_kept_with_two_fifths_of_its_area():
     boxes = np.float32([box for box, _ in CASES])
-    clipped, kept = clip_boxes(boxes, 20)
+    clipped, kept = clip_to_square(boxes, 20)
     shares = np.array([share for _, share in CASES])
     assert kept.tolist() == (shares >= MIN_VISIBLE_SHARE).tolist()
     assert kept.tolist() == [True, True, False, False, True, False, False]
@@ -27,7 +27,7 @@ def test_a_box_is_kept_with_two_fifths_of_its_area():
 
 def test_any_leading_axes():
     boxes = np.float32([box for box, _ in CASES[:6]]).reshape(2, 3, 4)
-    clipped, kept = clip_boxes(boxes, 20)
+    clipped, kept = clip_to_square(boxes, 20)
     assert clipped.shape == (2, 3, 4) and kept.tolist() == [
         [True, True, False],
         [False, True, False],

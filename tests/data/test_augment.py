@@ -10,8 +10,9 @@ from lesionkeras.data.augment import (
     MIN_VISIBLE_SHARE,
     P1_OPERATIONS,
     augment,
-    change_intensity,
+    compose,
     draw_view,
+    list_pixels,
     view_side_px,
 )
 
@@ -284,6 +285,7 @@ def test_intensities_stay_within_0_and_1():
     image_unit[:, 32:] = 1.0
     config = replace(STILL, brightness=0.5, noise_std=0.5)
     for number in range(4):
-        changed = change_intensity(image_unit, config, 0, tf.constant([3, number])).numpy()
+        change = compose(pixels=list_pixels(config, 0))
+        changed = change(image_unit, BOXES, CLASSES, tf.constant([3, number]))[0].numpy()
         assert changed.min() >= 0 and changed.max() <= 1
         assert np.any((changed > 0) & (changed < 1))
