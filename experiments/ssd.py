@@ -42,7 +42,7 @@ PAPER = override(
 )
 RECIPES = {"default": SSDRecipe(), "paper": PAPER}
 SMOKE = {"data.config": "tiny", "train.batch_size": 8, "train.images_per_epoch": 16}
-SMOKE |= {"data.image_size_px": 128, "train.epochs": 2}
+SMOKE |= {"data.image_size_px": 192, "train.epochs": 2}
 SMOKE |= {"train.whole_image_fraction": 0.0}  # a second phase is traced anew: 20 s
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.box_weight": "0.5:2.0"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+collect_ignore = ["golden/torchvision_rcnn.py"]  # a program for an environment with PyTorch
 sys.path.insert(0, str(ROOT))  # a bare `pytest` finds the packages of the clone too
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # `real` tests need only this; its absence is said in the header, and they are deselected.

@@ -277,7 +277,7 @@ def test_help_is_there_within_a_second(name):
     assert cpu_s < 1  # of the processor: the wall's second depends on who else is at work
 
 
-SEARCHED = "wanted one of resnet50_unet, segnet, ssd, unet"
+SEARCHED = "wanted one of baseline_cnn, faster_rcnn, resnet50_unet, retinanet, segnet, ssd, unet"
 TUNE_ERRORS = [
     (
         "--experiment sdd",

@@ -55,7 +55,8 @@ def estimate_boxes(boxes: np.ndarray, source: str, target: str) -> np.ndarray:
         Of the same dtype; where nothing is left within the margin, MIN_SIDE_PX is taken.  Empty
         boxes stay empty.
 
-    >>> estimate_boxes(np.array([[10.0, 20.0, 30.0, 26.0]]), "recist_plus_5", "tight").tolist()
+    >>> boxes = np.array([[10.0, 20.0, 30.0, 26.0]])
+    >>> estimate_boxes(boxes, "recist_plus_5", "tight").round(2).tolist()
     [[14.4, 22.44, 25.6, 23.56]]
     """
     if source == target:
@@ -100,13 +101,13 @@ def measure_diameters(component: np.ndarray, spacing_mm: tuple[float, float]) ->
         spacing_mm: Of a pixel, y and x.
 
     Returns:
-        float64 [8] px, the ends as `bound_ellipses` takes them, at the middles of pixels moved out
-        by half a pixel along the diameter.
+        float64 [8] px, the ends as `bound_ellipses` takes them, moved out from the pixels' middles
+        to where they end along the diameter.
 
     >>> component = np.zeros((6, 9), bool)
     >>> component[2:4, 1:8] = True
     >>> measure_diameters(component, (1.0, 1.0)).round(2).tolist()[:4]
-    [1.0, 2.43, 8.0, 3.57]
+    [0.93, 2.41, 8.07, 3.59]
     """
     y, x = np.nonzero(component)
     step_mm = np.array(spacing_mm[::-1], np.float64)  # x, y

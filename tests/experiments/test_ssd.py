@@ -48,7 +48,8 @@ def test_a_run_leaves_everything_and_ends_with_its_score(finished):
     out, stdout = finished
     lines = stdout.strip().splitlines()
     assert lines[-1].startswith("Score: mAP50 ") and "test images of 3 patients" in lines[-1]
-    assert lines[-4:-1] == [f"Run: {out}", f"Report: {out}/report.html", f"Export: {out}/export/1"]
+    assert lines[-2].startswith("Sensitivity at 1 false positive an image: IoU 0.5 ")
+    assert lines[-5:-2] == [f"Run: {out}", f"Report: {out}/report.html", f"Export: {out}/export/1"]
     recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["recipe"]["data"]["config"] == "tiny"
     assert recipe["environment"]["data_fingerprint"].startswith("liver_phantom-")

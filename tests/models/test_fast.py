@@ -51,14 +51,14 @@ def test_unet_is_the_same_and_every_step_is_folded(unet):
     folded = [layer for layer in fast.layers if isinstance(layer, FoldedConv2D)]
     assert len(folded) == 2 * 3 + 2 * 2 + 2  # encoder, decoder, heads
     assert sum(layer.winograd for layer in folded) == 10
-    assert not {"BatchNormalization", "ReLU", "Conv2D"} & set(list_kinds(fast))
+    assert not {"FusedBatchNormalization", "ReLU", "Conv2D"} & set(list_kinds(fast))
 
 
 def test_later_weights_do_not_reach_it_and_the_network_stays_as_it_was(unet):
     image = np.ones((1, 8, 8, 3), np.float32)
     before = [np.array(y) for y in unet(image, training=False)]
     fast = make_fast(unet)
-    assert list_kinds(unet).count("BatchNormalization") == 10
+    assert list_kinds(unet).count("FusedBatchNormalization") == 10
     logits = unet.get_layer("logits")
     kept = logits.bias.numpy()
     logits.bias.assign(kept + 5)

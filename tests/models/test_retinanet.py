@@ -190,7 +190,8 @@ def test_detect_compiles_under_xla_and_is_decoding_by_hand(loud):
     image_unit = detector_harness.make_squares(2, 64)[0]
     found = harness.check_xla_function(loud.detect, image_unit, atol=2e-4)
     detector_harness.check_detections(found, 2, 9, 64)
-    raw = {k: np.asarray(v, np.float64) for k, v in loud(image_unit, training=False).items()}
+    raw = loud(image_unit, training=False)
+    raw = {key: np.asarray(raw[key], np.float64) for key in ("class_logits", "box_deltas")}
     prob = 1 / (1 + np.exp(-raw["class_logits"]))
     anchors = make_anchors(SMALL.anchors, 64, 64).astype(np.float64)
     size, delta = anchors[:, 2:] - anchors[:, :2], raw["box_deltas"] * loud.match.variances

@@ -68,7 +68,9 @@ def test_the_threshold_is_chosen_where_the_report_says(
     warning = PAPER_WARNING if chosen_on == "test" else ""
     run = make_run(tmp_path, validation, test, warning)
     metrics = detection.measure(run, SimpleNamespace(), best_epoch=3)
-    assert asked == [validation or run.splits.train, test]
+    chosen_from = validation or detection.choose_train_images(run.splits.train)
+    assert asked[0].images is chosen_from.images and asked[1] is test
+    np.testing.assert_array_equal(asked[0].rows, chosen_from.rows)
     assert metrics["score_threshold_chosen_on"] == chosen_on
     assert metrics["score_threshold"] == 0.75 and metrics["leak"] == warning
     assert metrics["precision"]["value"] == metrics["recall"]["value"] == 1.0
@@ -119,7 +121,7 @@ def test_a_search_wants_validation_patients(monkeypatch: pytest.MonkeyPatch) -> 
     test = make_split(2, first=8)
     detection.check_search((make_split(2, first=4), test), RECIPE)
     nothing = replace(RECIPE, data=replace(RECIPE.data, validation_split=""))
-    with pytest.raises(RecipeError, match=r"data\.validation_split: found none, wanted a split by"):
+    with pytest.raises(RecipeError, match=r"data\.validation_fraction: found 0, wanted a split by"):
         detection.check_search((None, test), nothing)
     paper = replace(RECIPE, data=replace(RECIPE.data, protocol="paper"))
     with pytest.raises(RecipeError, match=r"data\.protocol: found paper.*give --split patient\."):

@@ -270,7 +270,7 @@ def test_a_test_runs_the_folded_network_and_scores_the_same(tmp_path, monkeypatc
     monkeypatch.setattr(segmentation_scores, "fold_norms", lambda network: network)
     plain = measure_volumes(split, RECIPE, model, tmp_path / "masks")
     kinds = [{type(layer).__name__ for layer in network.layers} for network in seen]
-    assert "BatchNormalization" in kinds[1] - kinds[0]
+    assert "FusedBatchNormalization" in kinds[1] - kinds[0]
     for name in ("tumour", "liver"):
         found, wanted = (
             m["protocol"]["corrected"]["mean"][f"{name}_dice"] for m in (folded, plain)

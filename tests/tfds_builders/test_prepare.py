@@ -150,7 +150,7 @@ def test_unknown_config(tmp_path):
     with pytest.raises(DataError) as error:
         open_builder("deeplesion", "livers", tmp_path, DUMMY)
     assert str(error.value) == (
-        "Data set 'deeplesion' has no config 'livers': wanted one of liver, all; "
+        "Data set 'deeplesion' has no config 'livers': wanted one of liver, all, p2; "
         "the nearest is 'liver'."
     )
 
