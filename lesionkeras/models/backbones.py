@@ -132,7 +132,7 @@ def check_strides(wanted_px: Sequence[int], known_px: Iterable[int], next_step: 
     Raises:
         RecipeError: One has none.
     """
-    known = sorted(known_px)
+    known = sorted(set(known_px))
     if missing := [stride for stride in wanted_px if stride not in known]:
         raise RecipeError(
             "An anchor stride has no map",

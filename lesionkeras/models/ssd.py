@@ -130,7 +130,7 @@ def _check(config: SSDConfig) -> None:
             wanted=f"below {1 / config.num_classes:g}",
             next_step="lower it",
         )
-    extra = [STRIDES_PX[-1] * 2**i for i in range(1, len(config.extra_channels) + 1)]
+    extra = [STRIDES_PX[-1] * 2**i for i in range(len(config.extra_channels))]
     next_step = "drop it, or add a layer to model.extra_channels"
     check_strides(config.anchors.strides_px, [*STRIDES_PX, *extra], next_step)
 

@@ -79,7 +79,7 @@ def test_network_is_the_same_from_its_config(config):
 @pytest.mark.parametrize(
     ("recipe", "changes", "text"),
     [
-        (SSDRecipe(), {"model.anchors.strides_px": "4,24"}, "An anchor stride has no map"),
+        (SSDRecipe(), {"model.anchors.strides_px": "4,8,16,32,64"}, "An anchor stride has no map"),
         (
             SSDRecipe(),
             {"model.prior_prob": "0.5", "model.num_classes": "2"},

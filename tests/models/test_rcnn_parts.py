@@ -208,8 +208,8 @@ def test_strides_without_a_map():
         "[4, 8, 16, 32]; drop it."
     )
     assert catch(pyramid_channels=0) == (
-        "An anchor stride has no map in model.anchors.strides_px: found 4, wanted 16 without a "
-        "pyramid; set model.pyramid_channels."
+        "An anchor stride has no map in model.anchors.strides_px: found 4, wanted some of [16]; "
+        "drop it, or set model.pyramid_channels."
     )
 
 
