@@ -12,9 +12,9 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
-# keras.ops does not tell which devices there are, nor whether a size is static inside a graph.
-import tensorflow as tf
+from lesionkeras.models.winograd import count_pixels
 
 MIN_CHANNELS = 512
 MAX_PIXELS = 64  # of a batch
@@ -30,11 +30,8 @@ def pays(image_shape: Any, filters: int) -> bool:
     >>> pays((16, 2, 2, 512), 512), pays((16, 4, 4, 512), 512), pays((None, 2, 2, 512), 512)
     (True, False, False)
     """
-    if None in tuple(image_shape) or min(image_shape[-1], filters) < MIN_CHANNELS:
-        return False
-    batch, height, width, _ = image_shape
-    has_accelerator = any(tf.config.list_physical_devices(kind) for kind in ("GPU", "TPU"))
-    return batch * height * width <= MAX_PIXELS and not has_accelerator
+    pixels = count_pixels(image_shape, filters, MIN_CHANNELS)
+    return pixels is not None and pixels <= MAX_PIXELS
 
 
 def is_wide(layer: keras.layers.Conv2D) -> bool:
@@ -54,10 +51,10 @@ def convolve_as_product(x: Any, kernel: Any) -> Any:
     """
     batch, height, width, channels = x.shape
     pixels = height * width
-    nine = tf.matmul(_find_neighbours(height, width), tf.reshape(x, (batch, pixels, channels)))
-    rows = tf.reshape(nine, (batch * pixels, 9 * channels))
-    y = tf.matmul(rows, tf.reshape(kernel, (9 * channels, -1)))
-    return tf.reshape(y, (batch, height, width, -1))
+    nine = ops.matmul(_find_neighbours(height, width), ops.reshape(x, (batch, pixels, channels)))
+    rows = ops.reshape(nine, (batch * pixels, 9 * channels))
+    y = ops.matmul(rows, ops.reshape(kernel, (9 * channels, -1)))
+    return ops.reshape(y, (batch, height, width, -1))
 
 
 def _find_neighbours(height: int, width: int) -> np.ndarray:
@@ -84,5 +81,5 @@ class SmallMapConv2D(keras.layers.Conv2D):
         is_plain = self.compute_dtype != "float32" or not pays(inputs.shape, self.filters)
         if not training or is_plain:
             return super().call(inputs)
-        y = convolve_as_product(inputs, tf.convert_to_tensor(self.kernel))
-        return tf.nn.bias_add(y, self.bias) if self.use_bias else y
+        y = convolve_as_product(inputs, self.kernel)
+        return y + self.bias if self.use_bias else y

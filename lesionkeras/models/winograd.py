@@ -221,10 +221,26 @@ def pays(image_shape: Any, filters: int) -> bool:
     >>> pays((1, 64, 64, 256), 256), pays((1, 64, 64, 256), 36), pays((None, 64, 64, 256), 256)
     (True, False, False)
     """
-    if None in tuple(image_shape) or min(image_shape[-1], filters) < MIN_CHANNELS:
-        return False
-    is_large = int(np.prod(image_shape[:-1])) >= MIN_PIXELS
-    return is_large and not tf.config.list_physical_devices("GPU")
+    pixels = count_pixels(image_shape, filters, MIN_CHANNELS)
+    return pixels is not None and pixels >= MIN_PIXELS
+
+
+def count_pixels(image_shape: Any, filters: int, min_channels: int) -> int | None:
+    """Count the pixels of a batch, where another way than the engine's convolution could pay.
+
+    Args:
+        image_shape: [B, H, W, C].
+        filters: Of the result.
+        min_channels: Fewest channels, of image and result.
+
+    Returns:
+        B H W; None with fewer channels, an unknown size, or a GPU or TPU.
+    """
+    if None in tuple(image_shape) or min(image_shape[-1], filters) < min_channels:
+        return None
+    if any(tf.config.list_physical_devices(kind) for kind in ("GPU", "TPU")):
+        return None
+    return int(np.prod(image_shape[:-1]))
 
 
 @tf.custom_gradient

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lesionkeras.models import small_maps
+from lesionkeras.models import small_maps, winograd
 from lesionkeras.models.backbones import build_resnet
 from lesionkeras.models.small_maps import SmallMapConv2D
 
@@ -64,11 +64,23 @@ def test_one_tap_by_hand():
 def test_inference_and_unknown_sizes_are_conv2d(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(small_maps, "convolve_as_product", lambda *words: pytest.fail("product"))
     layer = SmallMapConv2D(512, 3, padding="same")
-    layer(tf.zeros((1, 2, 2, 512)))
+    image = tf.constant(np.random.default_rng(0).normal(size=(1, 2, 2, 512)).astype(np.float32))
+    wanted = layer(image)
     step = tf.function(
         lambda x: layer(x, training=True), input_signature=[tf.TensorSpec((None, 2, 2, 512))]
     )
-    step(tf.zeros((1, 2, 2, 512)))
+    np.testing.assert_allclose(step(image), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        wanted, tf.nn.conv2d(image, layer.kernel, 1, "SAME") + layer.bias, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["GPU", "TPU"])
+def test_an_accelerator_keeps_its_own_convolutions(monkeypatch: pytest.MonkeyPatch, kind):
+    assert small_maps.pays((16, 2, 2, 512), 512) and winograd.pays((1, 64, 64, 256), 256)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda asked: ["one"] * (asked == kind))
+    assert not small_maps.pays((16, 2, 2, 512), 512)
+    assert not winograd.pays((1, 64, 64, 256), 256)
 
 
 def test_stage_of_512_channels_has_them():

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -77,9 +79,13 @@ def test_a_scan_of_one_slice():
 
 
 def test_stopping_early_leaves_no_thread_waiting():
+    before = set(threading.enumerate())
     examples = make_slice_examples(make_scan())
     next(examples)
     examples.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5.0)
+        assert not thread.is_alive()
 
 
 def test_examples_fit_their_features():
