@@ -64,9 +64,8 @@ class PredictsDetections:
 class FromSettings(PredictsDetections):
     """Mixed in before keras.Model: a network that is made of dataclasses, saved as plain values."""
 
-    settings: ClassVar[
-        dict[str, tuple[str, type]]
-    ]  # argument -> attribute that holds it, its class
+    # Argument of the constructor -> attribute that holds it, its class.
+    settings: ClassVar[dict[str, tuple[str, type]]]
     name: str
 
     def get_config(self) -> dict[str, Any]:
