@@ -47,29 +47,24 @@ def open_data_sets(recipe: Any, options: RunOptions, progress: bool = True) -> l
             ones are damaged or cannot be written.
         RecipeError: There are not as many configs or folders as data sets.
     """
-    names, configs = recipe.data.name.split("+"), recipe.data.config.split("+")
-    configs = configs if configs != [""] else [""] * len(names)
-    _check_count("data.config", len(configs), len(names))
-    return _open_all(list(zip(names, configs, strict=True)), options, progress)
+    from lesionkeras.data.data_sets import pair_configs
+
+    return _open_all(pair_configs(recipe.data), options, progress)
 
 
 def _open_all(names: list[tuple[str, str]], options: RunOptions, progress: bool) -> list[Any]:
     from tfds_builders import open_builder
 
     given = [folder for folder in (options.data_dir, *options.more_data_dirs) if folder]
-    _check_count("--data-dir", len(given) or len(names), len(names))
+    if given and len(given) != len(names):
+        raise RecipeError(
+            "Every data set needs its own",
+            where="--data-dir",
+            found=f"{len(given)} for {len(names)} data sets",
+            wanted="one a data set, in the order of --data",
+        )
     folders: list[Path | None] = [None if str(path) == "-" else path for path in given]
     return [
         open_builder(name, config, options.prepared_dir, folder, progress)
         for (name, config), folder in zip(names, folders or [None] * len(names), strict=True)
     ]
-
-
-def _check_count(where: str, count: int, wanted: int) -> None:
-    if count != wanted:
-        raise RecipeError(
-            "Every data set needs its own",
-            where=where,
-            found=f"{count} for {wanted} data sets",
-            wanted="one a data set, in the order of --data",
-        )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lesionkeras.config import DataConfig
+from lesionkeras.config import DataConfig, SegmentationDataConfig
 from lesionkeras.errors import RecipeError
 
 P2_DATA_SET, P2_CONFIG = "deeplesion", "p2"
@@ -55,6 +55,18 @@ def list_pooled(data: DataConfig) -> list[tuple[str, str]]:
     check_mixing(data)
     if data.protocol == "p2":
         return [(P2_DATA_SET, P2_CONFIG)]
+    return pair_configs(data)
+
+
+def pair_configs(data: DataConfig | SegmentationDataConfig) -> list[tuple[str, str]]:
+    """Return name and config of the data sets that `name` and `config` list with "+" between.
+
+    Raises:
+        RecipeError: There are not as many configs as names.
+
+    >>> pair_configs(DataConfig(name="lits+ircadb01", config="slices+boxes"))
+    [('lits', 'slices'), ('ircadb01', 'boxes')]
+    """
     names, configs = data.name.split("+"), data.config.split("+")
     if configs == [""]:
         configs *= len(names)

@@ -178,18 +178,18 @@ def compute_recall_by_size(
     >>> compute_recall_by_size([truth], match_detections([truth], [found], (0.5,)), 0.5)[1]
     {'label': '10 to 20 mm', 'count': 1, 'found': 1, 'recall': 1.0}
     """
-    in_mm = all(truth.diameters_mm is not None for truth in truths)
-    measured = [_measure(truth, in_mm) for truth in truths]
+    measured, unit = measure_lesions(truths)
+    first_idx = np.cumsum([0] + [len(truth.boxes) for truth in truths])
     sizes, scores = [], []
     for of_class in matches:
         for (image, row), score in zip(
             of_class.truth_place, of_class.truth_scores[0, 0], strict=True
         ):
             if not truths[image].crowd[row]:
-                sizes.append(measured[image][row])
+                sizes.append(measured[first_idx[image] + row])
                 scores.append(score)
     found = np.array(scores) >= score_threshold
-    return _bin_by_size(np.array(sizes), found, "mm" if in_mm else "px")
+    return _bin_by_size(np.array(sizes), found, unit)
 
 
 def measure_lesions(truths: Sequence[ImageTruth]) -> tuple[np.ndarray, str]:
@@ -206,12 +206,6 @@ def measure_lesions(truths: Sequence[ImageTruth]) -> tuple[np.ndarray, str]:
         return np.concatenate([np.zeros(0), *known_mm]), "mm"
     boxes = np.concatenate([truth.boxes for truth in truths])
     return (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0), "px"
-
-
-def _measure(truth: ImageTruth, in_mm: bool) -> np.ndarray:
-    if in_mm and truth.diameters_mm is not None:
-        return truth.diameters_mm
-    return (truth.boxes[:, 2:] - truth.boxes[:, :2]).max(axis=1, initial=0.0)
 
 
 def _bin_by_size(sizes: np.ndarray, found: np.ndarray, unit: str) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ from typing import Any
 from lesionkeras.files import write_bytes
 from lesionkeras.recipe import flatten_tree
 from lesionkeras.report import figures
-from lesionkeras.report.froc_blocks import build_froc
+from lesionkeras.report.froc_blocks import build_froc, format_value
 from lesionkeras.report.froc_figures import draw_losses
 from lesionkeras.report.page import (
     Block,
@@ -284,7 +284,7 @@ def _describe_errors(metrics: Mapping[str, Any], pictures: Mapping[str, Picture]
     names |= {"ap_medium": "AP, up to 96 x 96 px", "ap_large": "AP, from 96 x 96 px"}
     names |= {"ar_1": "Recall of the best box", "ar_10": "Recall of the best 10"}
     names |= {"ar_100": "Recall of the best 100"}
-    rows = [[name, _decimal(coco.get(key))] for key, name in names.items()]
+    rows = [[name, format_value(coco.get(key))] for key, name in names.items()]
     return [
         Paragraph(
             f"{counts['true_positives']} lesions found, {counts['misses']} missed, "
@@ -352,12 +352,8 @@ def _list_recall(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _decimal(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
-
-
 def _format(score: Mapping[str, Any]) -> str:
-    return _decimal(score["value"])
+    return format_value(score["value"])
 
 
 def _format_interval(score: Mapping[str, Any]) -> str:
