@@ -15,6 +15,7 @@ FLAGS = (
     ("--protocol", "X", "corrected", "masks: corrected (default) or lits", "masks"),
     ("--geometry", "X", "checked", "masks: checked (default), or stored as arrays lie", "masks"),
     ("--spacing-mm", "Z,Y,X", None, "masks: of truths whose own affine is refused", "masks"),
+    ("--cases", "A,B", None, "masks: score these truths alone, by name or number", "masks"),
     ("--score", "X", "0.5", "boxes: from which score on one counts in precision", "boxes"),
     ("--patients", "FILE", None, "CSV with case (for boxes the image id) and patient", ""),
     ("--out", "DIR", None, "where results are written (default: below runs/)", ""),

@@ -89,14 +89,14 @@ def check_rescale(slope: float, inter: float, where: str) -> tuple[float, float]
     return float(slope), float(inter)
 
 
-def _check_finite(values: np.ndarray, low: float, high: float, where: str) -> None:
+def _check_finite(values: np.ndarray, low: float, high: float, where: str, outside: str) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):  # NaN survives min and max
         raise CtError(
             "not-finite",
             "A value is NaN or infinite",
             where=where,
             found=f"{int((~np.isfinite(values)).sum())} such voxels in one part",
-            next_step="save the volume again with numbers, -1024 outside the field of view",
+            next_step=f"save the volume again with numbers, {outside}",
         )
 
 
@@ -124,7 +124,7 @@ def to_hu(stored: np.ndarray, slope: float, inter: float, met: Met, where: str) 
     with np.errstate(all="ignore"):
         low, high = values.min().item(), values.max().item()
     if values.dtype.kind == "f":
-        _check_finite(values, low, high, where)
+        _check_finite(values, low, high, where, "-1024 outside the field of view")
         whole = np.rint(values)
         met.rounded_hu = max(met.rounded_hu, float(abs(values - whole).max()))
         values, low, high = whole, round(low), round(high)
@@ -164,7 +164,7 @@ def to_labels(stored: np.ndarray, slope: float, inter: float, where: str) -> np.
         low, high = values.min().item(), values.max().item()
     found = ""
     if values.dtype.kind == "f":
-        _check_finite(values, low, high, where)
+        _check_finite(values, low, high, where, "0 for background")
         parts = values[values != np.rint(values)]
         found = f"{float(parts[0]):g}" if parts.size else ""
     if low < 0 or high > MOST_LABEL:

@@ -18,13 +18,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lesionkeras.ct.findings import CtError
-from lesionkeras.ct.nifti_stream import COPY_AGAIN, open_file
+from lesionkeras.ct.nifti_stream import COPY_AGAIN, GZIP_MAGIC, open_file
 
-ENDING = re.compile(r"\.nii(\.gz)?$")
+ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 NUMBER = re.compile(r"\d+")
 NO_NUMBER = -1
 MOST_NAMES = 10  # of cases in an error's text
-_GZIP_HEAD = b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # deflate, no name, no time, unknown system
+MOST_ZIPPED_BYTES = 2**30  # of a .nii.gz in a zip, which is unzipped once to be read
+_GZIP_HEAD = GZIP_MAGIC + b"\x08" + bytes(6) + b"\xff"  # deflate, no name, no time, unknown system
+
+
+_ZIP_DAMAGE = (OSError, KeyError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class MaskFile:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return _open_member(archive, archive.getinfo(self.member))
-        except (OSError, KeyError, ValueError, struct.error, zipfile.BadZipFile) as error:
+        except _ZIP_DAMAGE as error:
             raise CtError(
                 "damaged", "A zip cannot be read", where=self.where, next_step=COPY_AGAIN
             ) from error
@@ -67,7 +71,8 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
     """Return a member as a file in memory that seeks without inflating anything twice.
 
     A deflated member becomes a gzip file with the zip's own checksum: the NIfTI reader inflates it
-    part by part, at isal's speed, no further than its header says, and checks it.
+    part by part, at isal's speed, no further than its header says, and checks it.  A .nii.gz that
+    is deflated once more, as zip programs do, is unzipped once here.
     """
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("encrypted, or packed by another method")
@@ -81,8 +86,20 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
         if zlib.crc32(packed) != info.CRC:
             raise ValueError("checksum")
         return io.BytesIO(packed)
+    if zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, len(GZIP_MAGIC)) == GZIP_MAGIC:
+        return io.BytesIO(_inflate(packed, info))
     end = struct.pack("<2I", info.CRC, info.file_size % 2**32)
     return io.BytesIO(_GZIP_HEAD + packed + end)
+
+
+def _inflate(packed: bytes, info: zipfile.ZipInfo) -> bytes:
+    """Return a member's bytes, no more than the zip says there are."""
+    if info.file_size > MOST_ZIPPED_BYTES:
+        raise ValueError("too large")
+    content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, info.file_size + 1)
+    if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+        raise ValueError("checksum")
+    return content
 
 
 def list_masks(path: str | os.PathLike[str]) -> list[MaskFile]:
@@ -100,8 +117,8 @@ def list_masks(path: str | os.PathLike[str]) -> list[MaskFile]:
     """
     path = Path(path)
     if path.is_dir():
-        found = [MaskFile(_strip(p.name), p) for p in sorted(path.rglob("*")) if _is_mask(p.name)]
-    elif path.suffix == ".zip" and path.is_file():
+        found = [MaskFile(_strip(p.name), p) for p in _list_files(path)]
+    elif path.suffix.lower() == ".zip" and path.is_file():
         found = _list_members(path)
     else:
         open_file(path).close()
@@ -120,10 +137,14 @@ def list_masks(path: str | os.PathLike[str]) -> list[MaskFile]:
     return found
 
 
+def _list_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if _is_mask(path.name) and path.is_file()]
+
+
 def _list_members(path: Path) -> list[MaskFile]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(archive.namelist())
+            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
     except (OSError, zipfile.BadZipFile) as error:
         raise CtError(
             "damaged", "A zip cannot be read", where=str(path), next_step=COPY_AGAIN
@@ -175,7 +196,9 @@ class FilePair:
     prediction: MaskFile
 
 
-def pair_files(truths: Sequence[MaskFile], predictions: Sequence[MaskFile]) -> list[FilePair]:
+def pair_files(
+    truths: Sequence[MaskFile], predictions: Sequence[MaskFile], cases: Sequence[str] = ()
+) -> list[FilePair]:
     """Pairs masks by their whole names or, if none is on both sides, by the last number in each.
 
     One truth and one prediction are a pair unless their numbers differ.
@@ -183,18 +206,22 @@ def pair_files(truths: Sequence[MaskFile], predictions: Sequence[MaskFile]) -> l
     Args:
         truths: Of `list_masks`.
         predictions: The same; exactly those of the truths.
+        cases: Names or numbers of truths: of them alone; () is all.
 
     Returns:
         The pairs, by number where names hold one, then by name.
 
     Raises:
-        CtError: not-found: a case without a partner; several-cases: one number twice.
+        CtError: not-found: a case without a partner, or none of that name; several-cases: one
+            number twice, or names that hold several numbers.
 
     >>> files = [[MaskFile(name, Path(name)) for name in names]
     ...          for names in (["segmentation-10", "segmentation-9"], ["liver_9", "liver_10"])]
     >>> [(pair.case, pair.prediction.name) for pair in pair_files(*files)]
     [('segmentation-9', 'liver_9'), ('segmentation-10', 'liver_10')]
     """
+    if cases:
+        truths, predictions = _choose(truths, cases), _choose(predictions, cases, partly=True)
     if len(truths) == len(predictions) == 1:
         numbers = {find_number(file.name) for file in (*truths, *predictions)}
         if len(numbers) == 1 or NO_NUMBER in numbers:
@@ -202,10 +229,51 @@ def pair_files(truths: Sequence[MaskFile], predictions: Sequence[MaskFile]) -> l
     sides = [{file.name: file for file in files} for files in (truths, predictions)]
     if not sides[0].keys() & sides[1].keys():
         sides = [_number(files) for files in (truths, predictions)]
+        _check_numbers(truths)
+        _check_numbers(predictions)
     _check_partners(sides[0], sides[1], "truth", "prediction")
     _check_partners(sides[1], sides[0], "prediction", "truth")
     pairs = [FilePair(sides[0][key].name, sides[0][key], sides[1][key]) for key in sides[0]]
     return sorted(pairs, key=lambda pair: (find_number(pair.case), pair.case))
+
+
+def _choose(
+    files: Sequence[MaskFile], cases: Sequence[str], partly: bool = False
+) -> list[MaskFile]:
+    """Return the files of cases by name or number; `partly`: those that there are."""
+    chosen, unknown = [], []
+    for case in dict.fromkeys(cases):
+        named = [file for file in files if file.name == case]
+        number = find_number(case)
+        if not named and number != NO_NUMBER:
+            named = [file for file in files if find_number(file.name) == number]
+        chosen += [file for file in named if file not in chosen]
+        unknown += [] if named else [case]
+    if unknown and not partly:
+        raise CtError(
+            "not-found",
+            "A case has no truth",
+            where="--cases",
+            found=_join(unknown),
+            wanted=f"names or numbers of {_join([file.name for file in files])}",
+        )
+    return chosen
+
+
+def _check_numbers(files: Sequence[MaskFile]) -> None:
+    """Raise where more than one number tells the names of a side apart: which one pairs them?"""
+    rows = [NUMBER.findall(file.name) for file in files]
+    longest = max(map(len, rows), default=0)
+    padded = [[""] * (longest - len(row)) + row for row in rows if row]
+    if sum(len(set(column)) > 1 for column in zip(*padded, strict=True)) > 1:
+        raise CtError(
+            "several-cases",
+            "Names hold several numbers, so that none pairs them for sure",
+            where=str(files[0].path if files[0].member else files[0].path.parent),
+            found=_join([file.name for file in files]),
+            wanted="one number that tells cases apart, or the same names on both sides",
+            next_step="rename the predictions as the truths are named",
+        )
 
 
 def _check_partners(
@@ -219,7 +287,7 @@ def _check_partners(
             where=str(alone[0].path if alone[0].member else alone[0].path.parent),
             found=_join([file.name for file in alone]),
             wanted=f"one {partner} each, by the same name or number",
-            next_step=f"add the {partner}, or take the {what} away",
+            next_step=f"add the {partner}, or name the cases to score with --cases",
         )
 
 

@@ -60,7 +60,7 @@ def find_grid(
     Args:
         pair: The files.
         geometry: "checked": the affines must agree; "stored": arrays are compared as stored, and
-            the prediction's affine is not looked at.
+            where the affines do not agree, the note says so.
         find_spacing: Gives the spacing of a truth whose own affine is refused.
 
     Returns:
@@ -85,11 +85,30 @@ def find_grid(
                 wanted=f"{truth.shape[:3]}",
                 next_step="write the prediction on the grid of its truth",
             )
-        return Grid(affine, affine, spacing_mm, note)
+        apart = _find_apart(pair, truth, affine, prediction) if geometry == "stored" else ""
+        return Grid(affine, affine, spacing_mm, ". ".join(filter(None, (note, apart))))
+    return Grid(affine, _check_place(pair, truth, affine, prediction), spacing_mm, note)
+
+
+def _find_apart(
+    pair: FilePair, truth: NiftiHeader, affine: np.ndarray, prediction: NiftiHeader
+) -> str:
+    """Return why masks that are compared as stored do not lie in one place; "" if they do."""
+    try:
+        _check_place(pair, truth, affine, prediction)
+    except CtError as error:
+        return f"{error.what} ({error.found}); the arrays were compared as stored all the same"
+    return ""
+
+
+def _check_place(
+    pair: FilePair, truth: NiftiHeader, affine: np.ndarray, prediction: NiftiHeader
+) -> np.ndarray:
+    """Return the prediction's affine, which lays it where the truth lies."""
     with _naming(pair.prediction, COMPARE_STORED):
         own = find_affine(prediction, "")
         check_same_place(_lay(truth, affine), _lay(prediction, own), "")
-    return Grid(affine, own, spacing_mm, note)
+    return own
 
 
 def read_pair(pair: FilePair, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +150,8 @@ def _find_truth_affine(
         if spacing_mm is None:
             raise _rewrite(error, pair.truth, GIVE_SPACING) from error
         z_mm, y_mm, x_mm = spacing_mm
-        note = f"{error.name}: {z_mm:g} x {y_mm:g} x {x_mm:g} mm (z, y, x) were taken instead"
+        millimetres = f"{z_mm:g} x {y_mm:g} x {x_mm:g} mm (z, y, x) were taken instead"
+        note = f"The truth does not say where its voxels lie ({error.name}); {millimetres}"
         return np.diag([-x_mm, -y_mm, z_mm, 1.0]), note
 
 

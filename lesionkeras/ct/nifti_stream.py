@@ -44,7 +44,12 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
             return Path(path).open("rb")
         found = "a folder" if stat.S_ISDIR(mode) else "neither a file nor a folder"
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CtError("not-found", "A file is not there", where=where) from error
+        raise CtError(
+            "not-found",
+            "A file is not there",
+            where=where,
+            next_step="check its path",
+        ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         found = getattr(error, "strerror", None) or "a name that no file can have"
     raise CtError(

@@ -56,7 +56,7 @@ def score_corrected(pair: MaskPair) -> CaseScores:
             pair,
             lesions,
             members=touching,
-            merged=np.eye(lesions.truth.count, dtype=bool),
+            merged=np.arange(lesions.truth.count),
             found=found,
         ),
         burden_error=_compute_burden_error(liver, tumour),

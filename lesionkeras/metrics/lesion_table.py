@@ -23,15 +23,15 @@ def list_lesions(
         pair: The masks.
         lesions: Their components.
         members: bool [predicted, true], which components are given to which lesion.
-        merged: bool [true, true], which lesions are scored as one.
+        merged: int64 [true], a number that lesions scored as one have in common.
         found: bool [true] each, at overlap above 0 and above .5.
 
     Returns:
         A row each.
     """
     truth, prediction = lesions.truth, lesions.prediction
-    both = ((lesions.shared @ merged) * members).sum(axis=0)
-    predicted, true = prediction.sizes @ members, merged @ truth.sizes
+    shared, true = _merge(lesions.shared, truth.sizes, merged)
+    both, predicted = (shared * members).sum(axis=0), prediction.sizes @ members
     centroids = _place(pair, truth)
     rows = [
         Lesion(
@@ -49,6 +49,18 @@ def list_lesions(
         for place in range(truth.count)
     ]
     return tuple(rows) + _list_false_components(pair, lesions)
+
+
+def _merge(
+    shared: np.ndarray, sizes: np.ndarray, merged: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return shared voxels [predicted, true] and sizes [true] of what lesions are merged into."""
+    groups, group_idx = np.unique(merged, return_inverse=True)
+    if len(groups) == len(merged):
+        return shared, sizes
+    is_of = group_idx[:, None] == np.arange(len(groups))
+    of_group = np.rint(shared.astype(np.float64) @ is_of).astype(np.int64)  # BLAS has no integers
+    return of_group[:, group_idx], (sizes @ is_of)[group_idx]
 
 
 def _list_false_components(pair: MaskPair, lesions: Lesions) -> tuple[Lesion, ...]:

@@ -98,7 +98,7 @@ def score_lits(pair: MaskPair) -> CaseScores:
             pair,
             lesions,
             members=half_match.given[:, None] == half_match.merged,
-            merged=half_match.merged[:, None] == half_match.merged,
+            merged=half_match.merged,
             found=(found[0].any(axis=0), found[1].any(axis=0)),
         ),
         burden_error=_compute_burden_error(pair),

@@ -18,7 +18,7 @@ import numpy as np
 
 from lesionkeras.errors import RecipeError
 from lesionkeras.metrics.corrected_protocol import score_corrected
-from lesionkeras.metrics.lits_protocol import score_lits
+from lesionkeras.metrics.lits_protocol import WORST, score_lits
 from lesionkeras.metrics.mask_pair import pair_masks
 from lesionkeras.metrics.scores import CaseScores
 from lesionkeras.metrics.volume_summary import summarise
@@ -26,18 +26,30 @@ from lesionkeras.metrics.volume_summary import summarise
 PROTOCOLS = {"lits": score_lits, "corrected": score_corrected}
 SAME_SCORE = 1e-9  # two figures nearer than this are the same figure
 # Where the protocols part, and why; numbers are those of `lits_protocol`'s list of faults.
+ALL_TUMOUR = "lits takes the liver for missed where nothing is labelled liver alone (7)"
+OBJECT_SCORES = {
+    "jaccard": "Jaccard",
+    "voe": "VOE",
+    "rvd": "RVD",
+    "assd_mm": "ASSD mm",
+    "rmsd_mm": "RMSD mm",
+    "msd_mm": "MSD mm",
+}
 REASONS = {
     "tumour Dice": "a case without a lesion has no Dice; lits gives it 1 or 0 (6)",
-    "liver Dice": "lits gives 0 where nothing is labelled liver alone (7)",
+    "liver Dice": ALL_TUMOUR,
+    **{
+        f"tumour {name}": "lits measures found lesions alone (4)" for name in OBJECT_SCORES.values()
+    },
+    **{f"liver {name}": ALL_TUMOUR for name in OBJECT_SCORES.values()},
     "tumour RVD": "lits divides by the prediction, turns the sign, takes found lesions (4, 5)",
     "liver RVD": "lits divides by the prediction and turns the sign (5)",
-    "tumour ASSD mm": "lits measures found lesions alone (4)",
     "lesions found above 0": "lits counts lesions that one component covers as one (2)",
     "lesions found above .5": "lits' union is of other components than it means (1, 2)",
     "false components above 0": "lits subtracts lesions from components (3)",
     "false components above .5": "lits subtracts lesions from components (1, 2, 3)",
     "Dice per lesion": "lits leaves out what it did not find at .5 (4)",
-    "tumour burden error": "lits has truth - prediction, and 9001 without a liver label (7)",
+    "tumour burden error": "lits has truth - prediction, ours prediction - truth",
 }
 
 
@@ -201,9 +213,12 @@ def compare_protocols(lits: CaseScores, corrected: CaseScores) -> tuple[Differen
     [('tumour Dice', 1.0, nan)]
     """
     ours, theirs = _list_scores(corrected), _list_scores(lits)
+    reasons = dict(REASONS)
+    if lits.liver_objects == (WORST,):
+        reasons["liver RVD"] = reasons["tumour burden error"] = ALL_TUMOUR
     return tuple(
         Difference(name, theirs[name], ours[name], reason)
-        for name, reason in REASONS.items()
+        for name, reason in reasons.items()
         if not _is_same(theirs[name], ours[name])
     )
 
@@ -217,20 +232,21 @@ def _list_scores(scores: CaseScores) -> dict[str, float]:
     is_lits = scores.protocol == "lits"
     lesions = [row for row in scores.lesions if row.kind == "lesion"]
     per_lesion = [item.dice for item in (scores.tumour_objects if is_lits else lesions)]
-    values = (
-        scores.tumour_dice,
-        scores.liver_dice,
-        _mean([item.rvd for item in scores.tumour_objects]),
-        _mean([item.rvd for item in scores.liver_objects]),
-        _mean([item.assd_mm for item in scores.tumour_objects]),
-        float(any_overlap.num_found),
-        float(half.num_found),
-        float(any_overlap.num_false),
-        float(half.num_false),
-        _mean(per_lesion),
-        scores.burden_error,
-    )
-    return dict(zip(REASONS, values, strict=True))
+    objects = {
+        f"{organ} {title}": _mean([getattr(item, field) for item in items])
+        for organ, items in (("tumour", scores.tumour_objects), ("liver", scores.liver_objects))
+        for field, title in OBJECT_SCORES.items()
+    }
+    return objects | {
+        "tumour Dice": scores.tumour_dice,
+        "liver Dice": scores.liver_dice,
+        "lesions found above 0": float(any_overlap.num_found),
+        "lesions found above .5": float(half.num_found),
+        "false components above 0": float(any_overlap.num_false),
+        "false components above .5": float(half.num_false),
+        "Dice per lesion": _mean(per_lesion),
+        "tumour burden error": scores.burden_error,
+    }
 
 
 def _mean(values: list[float]) -> float:

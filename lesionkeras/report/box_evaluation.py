@@ -18,7 +18,8 @@ from lesionkeras.metrics.froc import Froc, count_froc
 from lesionkeras.metrics.froc_matching import CONVENTIONS, pool_boxes
 from lesionkeras.metrics.froc_summary import CRITERIA, MAIN_CONVENTION
 from lesionkeras.metrics.matches import ImageDetections
-from lesionkeras.report.evaluate_page import PAGE_FILE, SCORES_FILE, write_csv
+from lesionkeras.report.evaluate_page import PAGE_FILE, SCORES_FILE
+from lesionkeras.report.evaluate_tables import write_csv
 from lesionkeras.report.figures import draw_precision_recall, draw_recall_by_size
 from lesionkeras.report.froc_blocks import build_froc, build_p2_table, format_score, format_value
 from lesionkeras.report.page import (

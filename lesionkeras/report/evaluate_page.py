@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from lesionkeras.files import write_bytes, write_json
-from lesionkeras.metrics.scores import CaseScores, Lesion, ObjectScores
+from lesionkeras.files import write_json
+from lesionkeras.metrics.scores import Lesion
 from lesionkeras.metrics.volumes import ScoredCase, compare_protocols
+from lesionkeras.report.evaluate_tables import list_case_rows, list_lesion_rows, write_csv
 from lesionkeras.report.mask_evaluation import Evaluation, ScoringOptions
 from lesionkeras.report.page import (
     Block,
@@ -55,65 +54,6 @@ def name_folder(truth: Path, prediction: Path, options: ScoringOptions) -> Path:
     return Path("runs") / f"evaluate-{options.protocol}-{digest}"
 
 
-def list_case_rows(cases: Sequence[ScoredCase], protocol: str) -> list[dict[str, Any]]:
-    """Lists the rows of the per-case table.
-
-    Args:
-        cases: Scored.
-        protocol: "lits" or "corrected".
-
-    Returns:
-        A row a case, column to value; NaN where a score does not exist.
-    """
-    return [
-        {"case": case.case, "patient": case.patient} | _flatten(case.get(protocol))
-        for case in cases
-    ]
-
-
-def _flatten(scores: CaseScores) -> dict[str, Any]:
-    row: dict[str, Any] = dict(
-        zip(("spacing_z_mm", "spacing_y_mm", "spacing_x_mm"), scores.spacing_mm, strict=True)
-    )
-    for name in ("tumour", "liver"):
-        overlap, objects = getattr(scores, name), getattr(scores, f"{name}_objects")
-        row[f"{name}_dice"] = getattr(scores, f"{name}_dice")
-        for field in fields(ObjectScores)[1:]:
-            values = [getattr(one, field.name) for one in objects]
-            row[f"{name}_{field.name}"] = sum(values) / len(values) if values else math.nan
-        for score in ("accuracy", "sensitivity", "specificity", "precision"):
-            row[f"{name}_{score}"] = getattr(overlap, score)
-    for detection in scores.detections:
-        for field in fields(detection)[1:]:
-            row[f"{field.name}_{detection.threshold:g}"] = getattr(detection, field.name)
-        row[f"recall_{detection.threshold:g}"] = detection.recall
-        row[f"precision_{detection.threshold:g}"] = detection.precision
-    row["false_positive_mm3"] = scores.false_positive_mm3
-    row["tumour_burden_error"] = scores.burden_error
-    return row
-
-
-def list_lesion_rows(cases: Sequence[ScoredCase], protocol: str) -> list[dict[str, Any]]:
-    """Lists the rows of the per-lesion table.
-
-    Args:
-        cases: Scored.
-        protocol: "lits" or "corrected".
-
-    Returns:
-        A row a lesion and a false component; the centroid counts the file's slices, rows and
-        columns from 0.
-    """
-    rows = []
-    for case in cases:
-        for lesion in case.get(protocol).lesions:
-            row = asdict(lesion)
-            z, y, x = row.pop("centroid_zyx")
-            place = {"centroid_k": z, "centroid_j": y, "centroid_i": x}
-            rows.append({"case": case.case, "patient": case.patient} | row | place)
-    return rows
-
-
 def write_evaluation(folder: Path, protocol: str, evaluation: Evaluation) -> dict[str, Any]:
     """Writes cases.csv, lesions.csv, scores.json and report.html into a folder.
 
@@ -127,7 +67,8 @@ def write_evaluation(folder: Path, protocol: str, evaluation: Evaluation) -> dic
     """
     cases = evaluation.evaluator.cases
     summary = evaluation.evaluator.summarise(protocol)
-    case_rows, lesion_rows = list_case_rows(cases, protocol), list_lesion_rows(cases, protocol)
+    case_rows = list_case_rows(cases, protocol, evaluation.predictions)
+    lesion_rows = list_lesion_rows(cases, protocol)
     columns = ["case", "patient", *(f.name for f in fields(Lesion) if f.name != "centroid_zyx")]
     columns += ["centroid_k", "centroid_j", "centroid_i"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +78,9 @@ def write_evaluation(folder: Path, protocol: str, evaluation: Evaluation) -> dic
         folder / SCORES_FILE,
         {
             "summary": summary,
+            "options": dict(evaluation.given),
             "cases": case_rows,
+            "lesions": lesion_rows,
             "differences": _list_differences(cases),
             "notes": evaluation.notes,
             "knows_patients": evaluation.knows_patients,
@@ -150,26 +93,6 @@ def write_evaluation(folder: Path, protocol: str, evaluation: Evaluation) -> dic
         _build_sections(protocol, cases, case_rows, lesion_rows, summary),
     )
     return summary
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows; what does not exist is an empty cell.
-
-    Args:
-        path: The file.
-        columns: Their names, in order.
-        rows: Column to value.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: "" if _is_missing(value) else value for k, value in row.items()})
-    write_bytes(path, text.getvalue().encode())
-
-
-def _is_missing(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _list_differences(cases: Sequence[ScoredCase]) -> list[dict[str, Any]]:
@@ -224,9 +147,16 @@ def _build_summary(
     if not evaluation.knows_patients:
         whose = "each taken for a patient of its own (--patients says whose they are)"
     text = f"{len(cases)} cases {whose}, {free} without a lesion."
+    asked = [f"{name} {value}" for name, value in evaluation.given.items() if name != "protocol"]
+    text += f" Scored with {', '.join(asked)}." if asked else ""
     blocks: list[Block] = [Scores(list_headlines(summary)), Paragraph(f"{text} {ABOUT[protocol]}")]
     for case, note in evaluation.notes.items():
-        blocks.append(Notice(f"{case}:", f"its file does not say where its voxels lie; {note}."))
+        blocks.append(Notice(f"{case}:", f"{note}."))
+    no_liver = [case.case for case in cases if not case.corrected.liver.num_truth]
+    if no_liver and protocol == "lits":
+        stops = "no liver in the truth: the organisers' program stops at the tumour burden of such "
+        stops += "a case, so that its error has no mean and no maximum here."
+        blocks.append(Notice(f"{', '.join(no_liver)}:", stops))
     return blocks
 
 
@@ -247,6 +177,7 @@ def _build_sections(
     columns = [
         ("case", "case"),
         ("patient", "patient"),
+        ("prediction", "prediction"),
         ("tumour_dice", "tumour Dice"),
         ("liver_dice", "liver Dice"),
         ("tumour_assd_mm", "tumour ASSD mm"),

@@ -6,7 +6,7 @@ import csv
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lesionkeras.ct.mask_files import FilePair, list_masks, pair_files
@@ -27,12 +27,16 @@ class ScoringOptions:
         geometry: See `find_grid`.
         find_spacing: See `find_grid`.
         find_patient: Gives a case's patient; None makes each case a patient of its own.
+        cases: Names or numbers of the cases that are scored; () is all.
+        given: What was asked for, by name, for the record of the results.
     """
 
     protocol: str = "corrected"
     geometry: str = "checked"
     find_spacing: FindSpacing | None = None
     find_patient: Callable[[str], str] | None = None
+    cases: tuple[str, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 DEFAULTS = ScoringOptions()
@@ -47,11 +51,15 @@ class Evaluation:
         notes: Case to what was not taken from its files.
         knows_patients: Whether somebody said whose the cases are; else each is taken for its own
             patient's.
+        predictions: Case to the name of the mask that it was paired with.
+        given: What was asked for, by name.
     """
 
     evaluator: VolumeEvaluator
     notes: Mapping[str, str]
     knows_patients: bool = True
+    predictions: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 def evaluate_files(
@@ -75,7 +83,7 @@ def evaluate_files(
         CtError: Files that cannot be paired or read, or do not lie in one place.
         DataError: Labels other than 0, 1 and 2, and what `find_patient` raises.
     """
-    pairs = pair_files(list_masks(truth), list_masks(prediction))
+    pairs = pair_files(list_masks(truth), list_masks(prediction), options.cases)
     grids = [find_grid(pair, options.geometry, options.find_spacing) for pair in pairs]
     find_patient = options.find_patient or str
     whose = {pair.case: find_patient(pair.case) for pair in pairs}
@@ -85,7 +93,8 @@ def evaluate_files(
         if progress is not None:
             progress(done, len(pairs))
     notes = {pair.case: grid.note for pair, grid in zip(pairs, grids, strict=True) if grid.note}
-    return Evaluation(evaluator, notes, options.find_patient is not None)
+    paired = {pair.case: pair.prediction.name for pair in pairs}
+    return Evaluation(evaluator, notes, options.find_patient is not None, paired, options.given)
 
 
 def _score(evaluator: VolumeEvaluator, pair: FilePair, grid: Grid, patient: str) -> None:
@@ -125,7 +134,12 @@ def check_folder(folder: Path) -> None:
 
 
 def parse_options(
-    protocol: str, geometry: str, spacing_mm: str | None, patients: str | None, **others: object
+    protocol: str,
+    geometry: str,
+    spacing_mm: str | None,
+    patients: str | None,
+    cases: str | None = None,
+    **others: object,
 ) -> ScoringOptions:
     """Turns flags into options.
 
@@ -134,6 +148,7 @@ def parse_options(
         geometry: "checked" or "stored".
         spacing_mm: "Z,Y,X" in mm, for truths whose own affine is refused.
         patients: Path of a CSV, see `read_patients`.
+        cases: "NAME,NAME" or numbers of the cases to score.
         others: Flags that are not options of scoring.
 
     Raises:
@@ -156,7 +171,11 @@ def parse_options(
             return z_mm, y_mm, x_mm
 
     find_patient = read_patients(Path(patients).expanduser()) if patients else None
-    return ScoringOptions(protocol, geometry, find_spacing, find_patient)
+    given = {"protocol": protocol, "geometry": geometry}
+    given |= {"spacing_mm": spacing_mm} if spacing_mm else {}
+    given |= {"cases": cases} if cases else {}
+    chosen = tuple(case.strip() for case in (cases or "").split(",") if case.strip())
+    return ScoringOptions(protocol, geometry, find_spacing, find_patient, chosen, given)
 
 
 def _parse_spacing(text: str) -> tuple[float, float, float]:
@@ -193,6 +212,8 @@ def read_patients(path: Path) -> Callable[[str], str]:
             "A table of patients cannot be read",
             where=str(path),
             found=getattr(error, "strerror", None) or "no CSV in UTF-8",
+            wanted="CSV with the columns case and patient",
+            next_step="correct --patients",
         ) from error
     if not rows or not {"case", "patient"} <= rows[0].keys():
         raise DataError(
@@ -200,8 +221,18 @@ def read_patients(path: Path) -> Callable[[str], str]:
             where=str(path),
             found=", ".join(rows[0]) if rows else "no row",
             wanted="case, patient",
+            next_step="add what is missing",
         )
-    patients = {row["case"]: row["patient"] for row in rows}
+    patients: dict[str, str] = {}
+    for row in rows:
+        if patients.setdefault(row["case"], row["patient"]) != row["patient"]:
+            raise DataError(
+                "A table of patients gives a case to two patients",
+                where=str(path),
+                found=f"rows of {row['case']} that differ",
+                wanted="one patient a case",
+                next_step="leave the wrong row out",
+            )
 
     def find_patient(case: str) -> str:
         if not patients.get(case):

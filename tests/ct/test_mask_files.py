@@ -1,5 +1,7 @@
+import gzip
 import io
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from lesionkeras.ct.nifti import read_nifti
 from tests.ct.made_nifti import MASK, make
 
 NIFTI = make(MASK)
+ZIPPED = gzip.compress(NIFTI)
 
 
 def write_files(folder, *names):
@@ -19,10 +22,10 @@ def write_files(folder, *names):
     return folder
 
 
-def write_zip(path, *names, method=zipfile.ZIP_DEFLATED):
+def write_zip(path, *names, method=zipfile.ZIP_DEFLATED, content=NIFTI):
     with zipfile.ZipFile(path, "w", method) as archive:
         for name in names:
-            archive.writestr(name, NIFTI)
+            archive.writestr(name, b"" if name.endswith("/") else content)
     return path
 
 
@@ -47,10 +50,13 @@ def test_scans_beside_the_masks_of_lits_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
-def test_a_member_of_a_zip_reads_as_the_file_does(tmp_path, method):
-    path = write_zip(tmp_path / "a.zip", "x/liver_1.nii", "__MACOSX/._liver_1.nii", method=method)
+@pytest.mark.parametrize("ending", ["nii", "nii.gz", "NII.GZ"])
+def test_a_member_of_a_zip_reads_as_the_file_does(tmp_path, method, ending):
+    content = ZIPPED if ending != "nii" else NIFTI
+    names = (f"x/liver_1.{ending}", f"__MACOSX/._liver_1.{ending}", "y.nii.gz/")
+    path = write_zip(tmp_path / "A.ZIP", *names, method=method, content=content)
     (mask,) = list_masks(path)
-    assert mask.name == "liver_1" and mask.where == f"{path}/x/liver_1.nii"
+    assert mask.name == "liver_1" and mask.where == f"{path}/x/liver_1.{ending}"
     read = read_nifti(mask.open(), "mask")
     np.testing.assert_array_equal(read.array, read_nifti(io.BytesIO(NIFTI), "mask").array)
 
@@ -64,6 +70,27 @@ def test_a_flipped_bit_in_a_zip_is_found(tmp_path, method):
     with pytest.raises(CtError) as error:
         read_nifti(list_masks(path)[0].open(), "mask")
     assert error.value.name in ("damaged", "truncated")
+
+
+def test_a_zipped_file_in_a_zip_is_checked(tmp_path):
+    path = write_zip(tmp_path / "a.zip", "liver_1.nii.gz", content=ZIPPED)
+    data = path.read_bytes()
+    crc = zlib.crc32(ZIPPED).to_bytes(4, "little")
+    for changed in (data.replace(crc, b"oops"), data.replace(b"PK\1\2", b"PK\1\3")):
+        path.write_bytes(changed)
+        with pytest.raises(CtError, match="A zip cannot be read"):
+            list_masks(path)[0].open()
+
+
+def test_a_zipped_file_of_a_false_size_is_not_inflated(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "a.zip", "liver_1.nii.gz", content=ZIPPED)
+    monkeypatch.setattr("lesionkeras.ct.mask_files.MOST_ZIPPED_BYTES", 20)
+    assert say(list_masks(path)[0].open)[0] == "damaged"
+
+
+def test_folders_that_are_named_like_masks_are_searched(tmp_path):
+    write_files(tmp_path, "segmentation-1.nii/segmentation-1.NII")
+    assert name(list_masks(tmp_path)) == ["segmentation-1"]
 
 
 def test_a_zip_that_is_none_or_packed_otherwise(tmp_path):
@@ -95,9 +122,10 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     )
 
 
-def pair(truths, predictions, folder):
+def pair(truths, predictions, folder, cases=()):
     found = pair_files(
-        *([MaskFile(n, folder / f"{n}.nii") for n in names] for names in (truths, predictions))
+        *([MaskFile(n, folder / f"{n}.nii") for n in names] for names in (truths, predictions)),
+        cases,
     )
     return [(row.case, row.prediction.name) for row in found]
 
@@ -118,11 +146,38 @@ def test_a_case_without_a_partner_is_named(tmp_path):
     assert say(pair, ["a_1", "a_2", "a_3"], ["a_2"], tmp_path) == (
         "not-found",
         f"A truth has no prediction in {tmp_path}: found a_1, a_3, wanted one prediction each, by "
-        "the same name or number; add the prediction, or take the truth away.",
+        "the same name or number; add the prediction, or name the cases to score with --cases.",
     )
     assert "A prediction has no truth" in say(pair, ["a_2"], ["a_1", "a_2"], tmp_path)[1]
     # One of each, and yet not of one case.
     assert say(pair, ["a_1"], ["a_2"], tmp_path)[0] == "not-found"
+
+
+def test_several_numbers_pair_nothing(tmp_path):
+    text = (
+        f"Names hold several numbers, so that none pairs them for sure in {tmp_path}: found "
+        "p1_scan2, p2_scan1, wanted one number that tells cases apart, or the same names on both "
+        "sides; rename the predictions as the truths are named."
+    )
+    truths = ["p1_scan2", "p2_scan1"]
+    assert say(pair, truths, ["scan2_p1", "scan1_p2"], tmp_path) == ("several-cases", text)
+    assert pair(truths, truths, tmp_path) == [("p2_scan1", "p2_scan1"), ("p1_scan2", "p1_scan2")]
+    # A number that all share tells nothing apart.
+    assert pair(["lits17_1", "lits17_2"], ["a1", "a2"], tmp_path)[1] == ("lits17_2", "a2")
+
+
+def test_some_cases_alone(tmp_path):
+    truths, predictions = ["seg-0", "seg-1", "seg-12"], ["volume-1", "volume-12"]
+    assert pair(truths, predictions, tmp_path, ("12",)) == [("seg-12", "volume-12")]
+    both = [("seg-1", "volume-1"), ("seg-12", "volume-12")]
+    assert pair(truths, predictions, tmp_path, ("seg-12", "volume-1")) == both
+    assert say(pair, truths, predictions, tmp_path, ("0",))[1].startswith(
+        f"A truth has no prediction in {tmp_path}: found seg-0"
+    )
+    assert say(pair, truths, predictions, tmp_path, ("3", "1")) == (
+        "not-found",
+        "A case has no truth in --cases: found 3, wanted names or numbers of seg-0, seg-1, seg-12.",
+    )
 
 
 def test_many_names_are_cut_short(tmp_path):

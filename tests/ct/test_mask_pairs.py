@@ -67,6 +67,17 @@ def test_stored_takes_arrays_as_they_lie_in_the_files(tmp_path):
     np.testing.assert_array_equal(stored, MASK.T[:, :, ::-1])
 
 
+def test_what_is_compared_as_stored_says_where_affines_disagree(tmp_path):
+    moved = AFFINE.copy()
+    moved[0, 3] += 7
+    pair = write(tmp_path, make(MASK, AFFINE), make(MASK, moved))
+    assert find_grid(pair, "stored").note == (
+        "A mask does not lie where its image lies (corners up to 7.00 mm apart); the arrays were "
+        "compared as stored all the same"
+    )
+    assert find_grid(write(tmp_path, *[make(MASK, AFFINE)] * 2), "stored").note == ""
+
+
 def test_a_prediction_without_a_place_is_refused_unless_stored(tmp_path):
     pair = write(tmp_path, make(MASK, AFFINE), make(MASK, IDENTITY))
     name, text = say(pair)
@@ -91,7 +102,10 @@ def test_a_truth_without_a_place_needs_a_spacing(tmp_path):
     grid = find_grid(pair, "checked", find_spacing)
     assert asked == [("truth_7", MASK.shape[2])]
     assert grid.spacing_mm == (1.6, 0.57, 0.56)
-    assert grid.note == "identity-affine: 1.6 x 0.57 x 0.56 mm (z, y, x) were taken instead"
+    assert grid.note == (
+        "The truth does not say where its voxels lie (identity-affine); 1.6 x 0.57 x 0.56 mm "
+        "(z, y, x) were taken instead"
+    )
     truth, prediction = read_pair(pair, grid)
     np.testing.assert_array_equal(truth, MASK.T)
     np.testing.assert_array_equal(prediction, MASK.T)

@@ -158,7 +158,7 @@ def test_choices_that_do_not_exist(tmp_path):
 
 
 def test_paths_that_are_not_there(tmp_path):
-    assert say(tmp_path / "a") == ("not-found", "A file is not there in PATH.")
+    assert say(tmp_path / "a") == ("not-found", "A file is not there in PATH; check its path.")
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     assert say(loop)[0] == "unreadable-file"

@@ -100,7 +100,7 @@ def test_masks_apart_are_one_sentence_exit_2_and_nothing_written(truth, tmp_path
     [
         (["--truth", "t"], "The command line cannot be read: found the following arguments"),
         (["--truth", "t", "--pred", "p", "--protocol", "x"], "A scoring protocol is unknown: "),
-        (["--truth", "no", "--pred", "no"], "A file is not there in no."),
+        (["--truth", "no", "--pred", "no"], "A file is not there in no; check its path."),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_2(words, text):

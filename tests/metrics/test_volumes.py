@@ -6,6 +6,7 @@ import pytest
 
 from lesionkeras.errors import DataError, RecipeError
 from lesionkeras.metrics.volumes import (
+    PROTOCOLS,
     REASONS,
     VolumeEvaluator,
     compare_protocols,
@@ -149,9 +150,24 @@ def test_differences_are_named_with_both_values_and_a_reason():
     assert (rvd.lits, rvd.corrected) == (pytest.approx((2 - 3) / 3), pytest.approx((4 - 3) / 3))
     assert found["Dice per lesion"].corrected == pytest.approx((2 / 4 + 2 / 4 + 0) / 3)
     assert all(row.reason == REASONS[score] for score, row in found.items())
+    assert found["tumour MSD mm"].lits != found["tumour MSD mm"].corrected
     clean = evaluate(("a", (), ())).cases[0]
     (row,) = compare_protocols(clean.lits, clean.corrected)
     assert row.score == "tumour Dice" and row.lits == 1.0 and math.isnan(row.corrected)
+
+
+def test_a_liver_that_is_all_tumour_differs_in_every_score_by_one_fault():
+    truth = np.zeros((3, 6, 6), np.uint8)
+    truth[1, 1:5, 1:5], truth[1, 2, 2] = 1, 2
+    prediction = np.where(truth > 0, np.uint8(2), np.uint8(0))
+    lits, corrected = (evaluate_case(truth, prediction, SPACING_MM, p) for p in PROTOCOLS)
+    rows = {row.score: row for row in compare_protocols(lits, corrected)}
+    expected = {"Dice": (0, 1), "Jaccard": (0, 1), "VOE": (1, 0), "RVD": (9001, 0)}
+    expected |= {f"{name} mm": (9001, 0) for name in ("ASSD", "RMSD", "MSD")}
+    for name, values in expected.items():
+        row = rows[f"liver {name}"]
+        assert (row.lits, row.corrected) == values and row.reason.endswith("(7)")
+    assert rows["tumour burden error"].reason.endswith("(7)")
 
 
 def test_memory_stays_that_of_the_masks():

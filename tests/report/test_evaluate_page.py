@@ -30,7 +30,10 @@ def evaluation():
     for place, masks in enumerate(((0, 1, 4), (0, 1, 8)), start=1):
         evaluator.add(f"liver_{place}", f"p{place}", *make((0, 1, 4), masks), SPACING_MM)
     evaluator.add("<free>", "p3", *make((), (3,)), SPACING_MM)
-    return Evaluation(evaluator, {"liver_1": "1 x 1 x 1 mm were taken instead"})
+    paired = {"liver_1": "mine_1", "liver_2": "mine_2", "<free>": "mine_3"}
+    given = {"protocol": "corrected", "geometry": "stored"}
+    notes = {"liver_1": "1 x 1 x 1 mm were taken instead"}
+    return Evaluation(evaluator, notes, predictions=paired, given=given)
 
 
 def read_csv(path):
@@ -70,6 +73,12 @@ def test_figures_as_json_without_nan(evaluation, tmp_path, protocol):
     assert read["summary"]["protocol"] == summary["protocol"] == protocol
     assert read["cases"][2]["tumour_dice"] == (0.0 if protocol == "lits" else None)
     assert read["notes"] == {"liver_1": "1 x 1 x 1 mm were taken instead"}
+    assert read["options"] == {"protocol": "corrected", "geometry": "stored"}
+    assert [row["prediction"] for row in read["cases"]] == ["mine_1", "mine_2", "mine_3"]
+    assert [row["kind"] for row in read["lesions"]] == ["lesion"] * 4 + ["false component"] * 2
+    assert {"case", "kind", "volume_mm3", "dice", "found", "centroid_k"} <= read["lesions"][
+        0
+    ].keys()
     assert {"liver_2", "<free>"} <= {row["case"] for row in read["differences"]}
 
 
@@ -77,7 +86,8 @@ def test_the_page_shows_scores_cases_and_where_protocols_differ(evaluation, tmp_
     write_evaluation(tmp_path, "corrected", evaluation)
     page = (tmp_path / "report.html").read_text()
     cells = read_cells(page)
-    assert "3 cases of 3 patients, 1 without a lesion." in page
+    assert "3 cases of 3 patients, 1 without a lesion. Scored with geometry stored." in page
+    assert "mine_2" in cells
     assert "1 x 1 x 1 mm were taken instead" in page
     assert "&lt;free&gt;" in cells and "<free>" not in page
     assert cells[cells.index("lesion-free cases") + 1] == "1"
@@ -138,4 +148,14 @@ def test_the_default_folder_is_of_the_masks_and_the_protocol():
     assert one != name_folder(Path("/t"), Path("/q"), ScoringOptions())
     assert name_folder(Path("/t"), Path("/p"), ScoringOptions("lits")).name.startswith(
         "evaluate-lits-"
+    )
+
+
+def test_the_page_says_where_the_organisers_program_stops(tmp_path):
+    evaluator = VolumeEvaluator()
+    evaluator.add("empty", "a", *np.zeros((2, 2, 4, 12), np.uint8), SPACING_MM)
+    write_evaluation(tmp_path, "lits", Evaluation(evaluator, {}))
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        "<strong>empty:</strong> no liver in the truth: the organisers&#x27; program stops" in page
     )

@@ -56,6 +56,14 @@ def test_patients_are_asked_for_before_anything_is_read(folders):
     assert seen == []
 
 
+def test_cases_that_are_asked_for_are_scored_alone(folders):
+    (folders[1] / "pred-0.nii.gz").unlink()
+    options = parse_options("corrected", "checked", None, None, cases="truth-1")
+    found = evaluate_files(*folders, options)
+    assert [case.case for case in found.evaluator.cases] == ["truth-1"]
+    assert found.predictions == {"truth-1": "pred-1"} and found.given["cases"] == "truth-1"
+
+
 def test_a_label_that_means_nothing_here_names_the_case(folders):
     mask = np.full((3, 4, 6), 4, np.uint8)
     write_nifti(folders[1] / "pred-1.nii.gz", Volume(mask, AFFINE))
@@ -93,12 +101,17 @@ def test_a_table_of_patients(tmp_path):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (None, "A table of patients cannot be read in {}: found No such file or directory."),
-        (b"\xff\xfe\xff", "A table of patients cannot be read in {}: found no CSV in UTF-8."),
+        (None, "A table of patients cannot be read in {}: found No such file or directory, "
+         "wanted CSV with the columns case and patient; correct --patients."),
+        (b"\xff\xfe\xff", "A table of patients cannot be read in {}: found no CSV in UTF-8, wanted "
+         "CSV with the columns case and patient; correct --patients."),
         (b"case,who\na,b\n", "A table of patients lacks a column or rows in {}: found case, who, "
-         "wanted case, patient."),
+         "wanted case, patient; add what is missing."),
+        (b"case,patient\na,anna\nb,cleo\na,anna\na,bert\n", "A table of patients gives a case to "
+         "two patients in {}: found rows of a that differ, wanted one patient a case; leave the "
+         "wrong row out."),
         (b"case,patient\n", "A table of patients lacks a column or rows in {}: found no row, "
-         "wanted case, patient."),
+         "wanted case, patient; add what is missing."),
     ],
 )  # fmt: skip
 def test_a_table_that_is_none(tmp_path, content, text):
@@ -117,7 +130,8 @@ def test_flags_become_options(tmp_path):
     assert options.find_spacing("a", 3) == (5.0, 0.7, 0.6)
     assert options.find_patient("a") == "b"
     plain = parse_options("corrected", "checked", None, None)
-    assert plain == ScoringOptions()
+    assert plain == ScoringOptions(given={"protocol": "corrected", "geometry": "checked"})
+    assert options.given["spacing_mm"] == "5, .7,.6" and plain.cases == ()
 
 
 @pytest.mark.parametrize(
