@@ -4,9 +4,9 @@
         --data-dir LITS --data-dir IRCADB --held-out volume-6
 
 A fifth of the slices of one scan, whose patient has another, is tested on.  Trained is without
-these slices (as P4 and P5 divide), without the scan, and without the patient, in OUT/slices,
-OUT/volumes and OUT/patients, which resume; the report of the last shows all three.  --held-out
-names the scan, else the seed draws it.  Costs: three trainings.
+these slices (as a split of slices leaves them), without the scan, and without the patient, in
+OUT/slices, OUT/volumes and OUT/patients, which resume; the report of the last shows all three.
+--held-out names the scan, else the seed draws it.  Costs: three trainings.
 """
 
 from __future__ import annotations

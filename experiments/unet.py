@@ -16,15 +16,15 @@ from lesionkeras.config import SegmentationDataConfig, UNetConfig, UNetRecipe
 from lesionkeras.recipe import override
 
 # P4 leaves out size, slices, augmentation and optimizer: ours, without what it does not speak of.
-P4_VALUES: dict[str, object] = {"data.image_size_px": 256, "augment.mode": "none"}
-P4_VALUES |= {"data.normalisation": "standardise"}  # zero mean, unit variance an image: P4, 3.2
+P4_VALUES: dict[str, object] = {"data.image_size_px": 256, "data.normalisation": "standardise"}
 # Dice loss alone; binary by a sigmoid (abstract; 3.3 and 3.4 but describe softmax as usual).
-P4_VALUES |= {"model.head": "binary", "loss.cross_entropy_weight": 0.0}
+P4_VALUES |= {"model.head": "binary", "loss.cross_entropy_weight": 0.0, "augment.mode": "none"}
 P4_VALUES |= {"optimizer.name": "adam", "optimizer.learning_rate": 1e-4}
 P4_VALUES |= {"optimizer.schedule": "constant", "optimizer.warmup_fraction": 0.0}
 P4_VALUES |= {"optimizer.ema_momentum": 0.0, "inference.flips": False}
 P4_VALUES |= {"postprocess.largest_liver": False, "postprocess.tumour_inside_liver": False}
-# P5, 3.2 to 3.6; gamma and brightness stand for "intensity scaling"; patience and radius are ours.
+# P5, 3.2 to 3.6; gamma, brightness for "intensity scaling", a window for "standardize intensity"
+# (ImageNet's weights scale from 0 to 1); patience and radius are ours.
 P5_VALUES = P4_VALUES | {"data.image_size_px": 128, "data.normalisation": "window"}
 P5_VALUES |= {"data.validation_fraction": 0.2, "train.validate_every_epochs": 1}
 P5_VALUES |= {"augment.mode": "online", "augment.crop_size_px": 0, "augment.noise_std": 0.0}

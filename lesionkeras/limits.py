@@ -8,6 +8,7 @@ from typing import Any
 
 _SIZE_MULTIPLE_PX = 32  # the stride of a ResNet's last map: other sizes cut its cells
 _MAX_SEED = 2**32 - 1  # what NumPy takes
+_MAX_SIDE_PX = 4096  # beyond it one image fills a machine's memory
 _MAX_DEPTH = 8  # levels of a U-Net: at nine a 512 px slice would be 2 px
 _CT_RANGE_HU = (-1024.0, 3071.0)  # 12 bits, as scanners write them
 
@@ -27,6 +28,7 @@ _SHARE: Rule = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
 _PART: Rule = ("a number of 0 or more and below 1", lambda value: 0 <= value < 1)
 _SPAN: Rule = ("two numbers above 0, the lower first", lambda pair: 0 < pair[0] <= pair[1])
 _POSITIVES: Rule = ("numbers above 0, at least one", lambda row: row and min(row) > 0)
+_SLICES: Rule = ("1, 3 or 5", lambda value: value in (1, 3, 5))
 _FIVE_WIDTHS: Rule = (
     "five whole numbers above 0",
     lambda row: len(row) == 5 and min(row) > 0,
@@ -42,15 +44,18 @@ RULES: dict[str, Rule] = {
     "data.validation_fraction": _PART,
     "data.protocol": _one_of("patient", "paper", "p2"),
     "data.image_size_px": (
-        f"a positive multiple of {_SIZE_MULTIPLE_PX}",
-        lambda value: value > 0 and value % _SIZE_MULTIPLE_PX == 0,
+        f"a positive multiple of {_SIZE_MULTIPLE_PX} up to {_MAX_SIDE_PX}",
+        lambda value: 0 < value <= _MAX_SIDE_PX and value % _SIZE_MULTIPLE_PX == 0,
     ),
     "data.window_hu": (
         "two numbers, the lower first, within {:.0f} to {:.0f} HU".format(*_CT_RANGE_HU),
         lambda pair: _CT_RANGE_HU[0] <= pair[0] < pair[1] <= _CT_RANGE_HU[1],
     ),
     "data.max_boxes": _COUNT,
-    "data.pixel_mm": _NOT_NEGATIVE,
+    "data.pixel_mm": (
+        "0, or a number from 0.1 to 20",
+        lambda value: value == 0 or 0.1 <= value <= 20,
+    ),
     "data.box_convention": _one_of("as_stored", "tight", "recist_plus_5"),
     "data.lesion_share": _SHARE,
     "augment.mode": _one_of("none", "copies", "online"),
@@ -94,7 +99,7 @@ RULES: dict[str, Rule] = {
     "model.anchors.size_factor": _POSITIVE,
     "model.anchors.scales": _POSITIVES,
     "model.anchors.ratios": _POSITIVES,
-    "model.in_channels": _COUNT,
+    "model.in_channels": _SLICES,
     "model.head": _one_of("binary", "three_class"),
     "model.base_channels": _COUNT,
     "model.max_channels": _COUNT,
@@ -178,7 +183,7 @@ RULES: dict[str, Rule] = {
     "decode.max_detections": _COUNT,
     "inference.batch_size": _COUNT,
     "inference.threshold": _PART,
-    "postprocess.closing_mm": _NOT_NEGATIVE,
+    "postprocess.closing_mm": ("a number from 0 to 50", lambda value: 0 <= value <= 50),
     "postprocess.min_lesion_mm3": _NOT_NEGATIVE,
 }
 # Where a part of a recipe has rules of its own for a name that others have too: class, field, rule.
@@ -207,8 +212,12 @@ PART_RULES: dict[str, dict[str, Rule]] = {
         "normalisation": _one_of("window", "standardise"),
         "held_out_fraction": ("a number above 0 and below 1", lambda value: 0 < value < 1),
         "lesion_share": _PART,
-        "image_size_px": _COUNT,  # each network says what it divides by
-        "slices": ("1, 3 or 5", lambda value: value in (1, 3, 5)),
+        # each network says what it divides by
+        "image_size_px": (
+            f"a whole number from 1 to {_MAX_SIDE_PX}",
+            lambda value: 1 <= value <= _MAX_SIDE_PX,
+        ),
+        "slices": _SLICES,
         "rotation_deg": ("a number from 0 to 180", lambda value: 0 <= value <= 180),
         "crop_on_liver": _SHARE,
     },

@@ -145,7 +145,7 @@ def test_override_errors(path, value, message):
         ("train.seed", "-1", "found -1, wanted a number from 0 to 4294967295."),
         ("train.seed", "4294967296", "found 4294967296, wanted a number from 0 to 4294967295."),
         ("match.negative_iou", "0", "found 0.0, wanted a number above 0, at most 1."),
-        ("data.image_size_px", "250", "found 250, wanted a positive multiple of 32."),
+        ("data.image_size_px", "250", "found 250, wanted a positive multiple of 32 up to 4096."),
         ("augment.crop_size_px", "-32", "found -32, wanted 0 or a positive multiple of 32."),
         (
             "data.window_hu",

@@ -15,7 +15,8 @@ class SegmentationDataConfig:
     config: str = "slices"  # of each in the same order, "slices+slices"; "" is its first
     splits: tuple[str, ...] = ()  # of the builder that are divided; () is all of them
     # Who is held out.  "patient": patients, whole; "given": the builder's own train and test;
-    # "p3": 13 of 131 studies (P3, 2.1), patients whole; "p5": 20 % of the slices (P5), and
+    # "p3": 13 of 131 studies (P3, 2.1), patients whole; "p5": 20 % of the slices (P5 says
+    # "of the dataset" and no more), and
     # "volume": volumes whoever's they are; these two leak.  "leak-slices", "leak-volumes" and
     # "leak-patients": the same slices of one volume under three splits (experiments.leak).
     protocol: str = "patient"
@@ -47,7 +48,7 @@ class SegmentationDataConfig:
 class UNetConfig:
     """Ronneberger's U-Net (2015, figure 1); P4, 3.3 and P5, 3.1.1 use it.  Image as it comes."""
 
-    in_channels: int = 3  # slices, as data.slices
+    in_channels: int = 3  # slices: data.slices decides
     head: str = "three_class"  # 3 logits; "binary": 1, of liver or tumour as loss.target says
     base_channels: int = 64  # of the first level; every further level has twice as many
     max_channels: int = 1024  # of the deepest levels
@@ -67,7 +68,7 @@ class UNetConfig:
 class SegNetConfig:
     """SegNet (Badrinarayanan 2017): VGG16's 13 convolutions and their mirror; P4, 3.4."""
 
-    in_channels: int = 3  # slices, as data.slices; 3 where there are weights
+    in_channels: int = 3  # slices: data.slices decides; 3 where there are weights
     head: str = "three_class"  # or "binary"
     weights: str = "none"  # of the encoder: "none", "imagenet" or a .npz file of VGG16
     input_scaling: str = "unit"  # "unit", "none", "imagenet_caffe"; the weights decide
@@ -90,7 +91,7 @@ class SegNetConfig:
 class ResNet50UNetConfig:
     """A U-Net whose encoder is an ImageNet ResNet50 (P5, 3.1.2 and its future work)."""
 
-    in_channels: int = 3  # slices: ImageNet's three colours, or 1 that all three see (P5)
+    in_channels: int = 3  # data.slices decides: ImageNet's three colours, or 1 for all three (P5)
     head: str = "three_class"  # or "binary"
     backbone: str = "resnet50"  # or "resnet34"
     weights: str = "none"  # of the encoder: "none", "imagenet" or a .npz file

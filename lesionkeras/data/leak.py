@@ -63,6 +63,7 @@ def choose_target(
 def hold_out_target(
     patients: Sequence[str],
     volumes: Sequence[str],
+    has_lesion: Sequence[bool] | np.ndarray,
     protocol: str,
     target: str,
     fraction: float,
@@ -73,9 +74,11 @@ def hold_out_target(
     Args:
         patients: The patient of each slice.
         volumes: The scan of each slice.
+        has_lesion: Whether a slice shows one; slices with and without are drawn apart.
         protocol: A key of LEAK_PROTOCOLS: what is left out of training.
         target: A scan, from `choose_target`.
-        fraction: Share of its slices that is tested on, one at least.
+        fraction: Share of its slices with lesion, and of those without, that is tested on; one of
+            each at least.
         seed: Which of them.
 
     Returns:
@@ -83,19 +86,19 @@ def hold_out_target(
         slices, and of its patient's, some are in neither.
 
     Raises:
-        DataError: Nothing is left to train on.
+        DataError: The target shows no lesion, or nothing is left to train on.
 
     >>> patients, volumes = ["a"] * 6 + ["b"], ["a1"] * 5 + ["a2", "b1"]
+    >>> lesions = [True] * 3 + [False] * 4
     >>> for protocol in LEAK_PROTOCOLS:
-    ...     kept, held = hold_out_target(patients, volumes, protocol, "a1", 0.2, seed=0)
+    ...     kept, held = hold_out_target(patients, volumes, lesions, protocol, "a1", 0.2, seed=0)
     ...     print(len(kept), held.tolist())
-    6 [4]
-    2 [4]
-    1 [4]
+    5 [2, 4]
+    2 [2, 4]
+    1 [2, 4]
     """
     rows = np.flatnonzero(np.asarray(volumes) == target)
-    count = max(round(fraction * len(rows)), 1)
-    held = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+    held = _draw_slices(rows, np.asarray(has_lesion, bool)[rows], target, fraction, seed)
     left_out = {
         "slices": held,
         "volumes": rows,
@@ -111,3 +114,24 @@ def hold_out_target(
             next_step="prepare more data",
         )
     return kept, held
+
+
+def _draw_slices(
+    rows: np.ndarray, has_lesion: np.ndarray, target: str, fraction: float, seed: int
+) -> np.ndarray:
+    """Draw a share of the slices with lesion and of those without."""
+    if not has_lesion.any():
+        raise DataError(
+            "A leak is measured on a scan with a lesion",
+            where="data.held_out",
+            found=f"none in {len(rows)} slices of {target}",
+            wanted="a scan with one, whose patient has another scan",
+            next_step="name it with --held-out",
+        )
+    rng = np.random.default_rng(seed)
+    drawn = [
+        rng.choice(part, max(round(fraction * len(part)), 1), replace=False)
+        for part in (rows[has_lesion], rows[~has_lesion])
+        if len(part)
+    ]
+    return np.sort(np.concatenate(drawn))

@@ -19,8 +19,9 @@ LEAK_WARNINGS = {
         "are both trained and tested on; its figures say nothing about new patients."
     ),
     "p5": (
-        "This split leaks: P5 holds out 20 % of the slices at random, so that neighbouring slices "
-        "of one scan are both trained and tested on; its figures say nothing about new patients."
+        "This split leaks: 20 % of the slices are held out at random (P5: of the data set), so "
+        "that neighbouring slices of one scan are both trained and tested on; its figures say "
+        "nothing about new patients."
     ),
     "leak-slices": (
         "This split leaks: the other slices of the tested scan are trained on, to show what that "

@@ -121,6 +121,13 @@ def check_segmentation_data(data: SegmentationDataConfig) -> None:
             wanted="data.protocol=patient",
             next_step="leave out --split or --held-out",
         )
+    if len(set(data.splits)) < len(data.splits):
+        raise RecipeError(
+            "A split would be read twice",
+            where="data.splits",
+            found=", ".join(data.splits),
+            wanted="each split once",
+        )
     if data.protocol in LEAK_PROTOCOLS and len(data.held_out) != 1:
         raise RecipeError(
             "A leak is measured on one scan",
@@ -259,6 +266,7 @@ def _divide(
         return hold_out_target(
             slices.patients,
             slices.volumes,
+            slices.has_lesion,
             data.protocol,
             choose_target(slices.patients, slices.volumes, data.held_out, seed),
             data.held_out_fraction,

@@ -242,10 +242,10 @@ def build_leak_table(leaks: Sequence[Mapping[str, Any]]) -> list[Block]:
     ]
     caption = (
         "One recipe, tested three times on the same slices of one scan; what differs is what was "
-        "left out of training. Slices alone (P4, P5) leave neighbours of a millimetre, the scan "
+        "left out of training. Slices alone leave neighbours of a millimetre, the scan "
         "alone leaves another scan of the patient; only the split by patient says what a new "
         "patient can expect. What the others say more is the leak. Every training saw as many "
-        "images an epoch, or as many CPU seconds."
+        "images an epoch, or as many CPU seconds. By slice, one that is rightly empty scores 1."
     )
     header = ["Trained without", "Tested on", "Trained on", *(columns[key] for key in used)]
     table = Table(header, cells, caption, numbers=range(3, len(header)))

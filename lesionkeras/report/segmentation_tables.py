@@ -72,7 +72,12 @@ P4_RECIPE: dict[str, PaperValue] = {
 }
 P5_RECIPE: dict[str, PaperValue] = {
     "data.image_size_px": PaperValue((128,), "128x128", "3.3"),
+    "data.normalisation": PaperValue(("window", "standardise"), "standardized, no more", "3.3"),
+    "data.rotation_deg": PaperValue(bool, "random rotations", "3.3"),
     "data.held_out_fraction": PaperValue((0.2,), "20 % of the data set", "3.4"),
+    "augment.flip_left_right": PaperValue((True,), "flips", "3.3"),
+    "augment.flip_up_down": PaperValue((True,), "flips", "3.3"),
+    "augment.gamma": PaperValue(lambda span: span[0] < span[1], "intensity scaling", "3.3"),
     "loss.tversky_weight": PaperValue((1.0,), "Tversky loss", "3.2"),
     "loss.tversky_alpha": PaperValue((0.7,), "0.7 on false positives", "3.2"),
     "loss.tversky_beta": PaperValue((0.3,), "0.3 on false negatives", "3.2"),
@@ -85,6 +90,7 @@ P5_RECIPE: dict[str, PaperValue] = {
     "optimizer.schedule": PaperValue(("plateau",), "ReduceLROnPlateau", "3.4"),
     "train.epochs": PaperValue((20,), "20", "3.4"),
     "train.batch_size": PaperValue((16,), "16", "3.4"),
+    "postprocess.closing_mm": PaperValue(bool, "closing", "3.6"),
 }
 
 

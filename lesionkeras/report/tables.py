@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,9 @@ SCORES = (
 
 @dataclass(frozen=True)
 class PaperValue:
-    """What a paper says of a recipe field: values that agree with it, its words, their place."""
+    """What a paper says of a recipe field: which values agree with it, its words, their place."""
 
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] | Callable[[Any], bool]
     said: str
     place: str
 
@@ -155,4 +155,5 @@ def agrees_with(said: Mapping[str, PaperValue], path: str, value: Any) -> bool |
     if path not in said:
         return None
     plain = tuple(value) if isinstance(value, list) else value
-    return plain in said[path].values
+    values = said[path].values
+    return values(plain) if callable(values) else plain in values

@@ -108,7 +108,7 @@ def make_serving_functions(model: Detector, recipe: DetectionRecipe) -> dict[str
     @tf.function(input_signature=specs, autograph=False)
     def detect_hu(image_hu: tf.Tensor, spacing_mm: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         size_px = tf.shape(image_hu)[1:3]
-        resized_px = find_resized_px(size_px, spacing_mm, data.pixel_mm)
+        resized_px = find_resized_px(tf.shape(image_hu), spacing_mm, data.pixel_mm)
         square_hu = pad_empty_batch(place_slices(image_hu, resized_px, data.image_size_px))
         found = model.detect(window_graph(square_hu, data.window_hu))
         found = {name: tensor[: tf.shape(image_hu)[0]] for name, tensor in found.items()}

@@ -108,7 +108,7 @@ def make_serving_functions(model: Any, recipe: SegmentationRecipe) -> dict[str, 
     @tf.function(input_signature=specs, autograph=False)
     def segment_hu(image_hu: tf.Tensor, spacing_mm: tf.Tensor | None = None) -> tf.Tensor:
         size_px = tf.shape(image_hu)[1:3]
-        resized_px = find_resized_px(size_px, spacing_mm, data.pixel_mm)
+        resized_px = find_resized_px(tf.shape(image_hu), spacing_mm, data.pixel_mm)
         square_hu = place_slices(image_hu, resized_px, data.image_size_px)
         image = window_graph(pad_empty_batch(square_hu), data.window_hu)
         if data.normalisation == "standardise":

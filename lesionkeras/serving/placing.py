@@ -11,11 +11,11 @@ from lesionkeras.serving.saved_model import pad_empty_batch
 SPACING_LIMITS_MM = (0.05, 10.0)
 
 
-def find_resized_px(size_px: Any, spacing_mm: Any, pixel_mm: float) -> Any:
+def find_resized_px(image_shape: Any, spacing_mm: Any, pixel_mm: float) -> Any:
     """Find how large each image of a batch becomes, as `ct.grid.find_grid` does.
 
     Args:
-        size_px: int32 [2], rows and columns of the images.
+        image_shape: int32 [4], of the batch: images, rows, columns, slices.
         spacing_mm: float32 [B, 2], y and x of a pixel.
         pixel_mm: Of the square's pixels; 0: all fill the square.
 
@@ -31,8 +31,13 @@ def find_resized_px(size_px: Any, spacing_mm: Any, pixel_mm: float) -> Any:
         tf.reduce_all((spacing_mm >= low) & (spacing_mm <= high)),
         [f"spacing_mm must be millimetres of a pixel, {low} to {high}; found:", spacing_mm],
     )
-    with tf.control_dependencies([is_sane]):
-        wanted = tf.cast(size_px, tf.float64) * tf.cast(spacing_mm, tf.float64) / pixel_mm
+    counts = [tf.shape(spacing_mm)[0], image_shape[0]]
+    is_paired = tf.debugging.Assert(
+        tf.equal(*counts),
+        ["spacing_mm must have a row for each image; found rows, images:", *counts],
+    )
+    with tf.control_dependencies([is_sane, is_paired]):
+        wanted = tf.cast(image_shape[1:3], tf.float64) * tf.cast(spacing_mm, tf.float64) / pixel_mm
     return tf.maximum(1, tf.cast(tf.round(wanted), tf.int32))  # half to even, as Python's
 
 

@@ -8,6 +8,7 @@ from lesionkeras.errors import DataError
 OWNERS = {"a1": "a", "a2": "a", "b1": "b", "c1": "c", "c2": "c"}
 VOLUMES = [*OWNERS] * 10
 PATIENTS = [OWNERS[volume] for volume in VOLUMES]
+LESIONS = [row < 25 for row in range(50)]  # the first five slices of each volume
 
 
 def name(rows, names=VOLUMES):
@@ -40,21 +41,32 @@ def test_data_without_a_patient_of_two_scans():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_slices_are_tested_on_and_less_and_less_is_trained_on(seed):
     found = {
-        protocol: hold_out_target(PATIENTS, VOLUMES, protocol, "a2", 0.2, seed)
+        protocol: hold_out_target(PATIENTS, VOLUMES, LESIONS, protocol, "a2", 0.2, seed)
         for protocol in LEAK_PROTOCOLS
     }
     tested = {tuple(held) for _, held in found.values()}
     ((first, second),) = tested
     assert VOLUMES[first] == VOLUMES[second] == "a2" and first < second
+    assert LESIONS[first] and not LESIONS[second]  # a tumour is tested on, whatever the seed
     kept = {protocol: rows for protocol, (rows, _) in found.items()}
     assert [len(rows) for rows in kept.values()] == [48, 40, 30]
     assert name(kept["leak-slices"]) == set(OWNERS) and first not in kept["leak-slices"]
     assert name(kept["leak-volumes"]) == set(OWNERS) - {"a2"}
     assert name(kept["leak-patients"]) == {"b1", "c1", "c2"}
-    others = hold_out_target(PATIENTS, VOLUMES, "leak-slices", "a2", 0.2, seed + 10)[1]
+    others = hold_out_target(PATIENTS, VOLUMES, LESIONS, "leak-slices", "a2", 0.2, seed + 10)[1]
     assert np.any(others != [first, second])
 
 
 def test_nobody_is_left():
     with pytest.raises(DataError, match=r"Nobody is left to train on .*leak-patients.*found only"):
-        hold_out_target(["a"] * 4, ["1", "1", "2", "2"], "leak-patients", "1", 0.5, 0)
+        hold_out_target(["a"] * 4, ["1", "1", "2", "2"], [True] * 4, "leak-patients", "1", 0.5, 0)
+
+
+def test_a_scan_without_a_lesion_shows_no_leak():
+    text = (
+        "A leak is measured on a scan with a lesion in data.held_out: found none in 10 slices of "
+        "a2, wanted a scan with one, whose patient has another scan; name it with --held-out."
+    )
+    with pytest.raises(DataError) as caught:
+        hold_out_target(PATIENTS, VOLUMES, [False] * 50, "leak-slices", "a2", 0.2, 0)
+    assert str(caught.value) == text

@@ -43,6 +43,7 @@ def test_papers_say_what_they_say():
         )
         assert p5.loss.dice_weight == p5.loss.cross_entropy_weight == 0.0
         assert p5.postprocess.closing_mm > 0 and p5.data.rotation_deg > 0
+        assert p5.data.normalisation == "window"  # "standardize", and ImageNet's weights
         assert p5.model.head == "binary" and p5.data.slices == 1  # 3.1.1: a binary mask
         # 3.3: "rotations, flips, and intensity scaling", nothing else
         assert p5.augment.flip_left_right and p5.augment.flip_up_down

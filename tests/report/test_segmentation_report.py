@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 from lesionkeras.config import (
     OptimizerConfig,
+    PostprocessConfig,
     SegmentationDataConfig,
     SegmentationLossConfig,
     SegmentationTrainConfig,
@@ -33,6 +34,7 @@ P5 = UNetRecipe(
     loss=SegmentationLossConfig(dice_weight=0.0, cross_entropy_weight=0.0, tversky_weight=1.0),
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, schedule="plateau"),
     train=SegmentationTrainConfig(epochs=20, batch_size=16, cpu_budget_s=0.0),
+    postprocess=PostprocessConfig(closing_mm=2.0),
 )
 
 
@@ -171,7 +173,9 @@ def test_recipe_is_held_against_both_papers(written: Path, tmp_path: Path) -> No
     assert "0f0f" in ours
     path = write_example(tmp_path, record=make_record(P5))
     beside_p5 = read_section(path, "Recipe").split("All ")[0]
-    assert beside_p5.count("|same|") == 14  # P5's 13, and P4's binary head
+    assert beside_p5.count("|same|") == 20  # P5's 19, and P4's binary head
+    read_row(beside_p5, "postprocess.closing_mm", "2.0", "closing (3.6)", "same")
+    read_row(ours, "postprocess.closing_mm", "0.0", "closing (3.6)", "differs")
     assert "|not in use so|" not in beside_p5
     assert beside_p5.count("|differs|") == 2  # P4's Dice loss and its normalisation
 
@@ -198,7 +202,7 @@ def test_same_is_only_what_decides_something(tmp_path: Path) -> None:
     assert re.search(
         r"\|loss\.dice_weight\|+1\.0\|+Dice loss \(abstract\)\|+not in use so\|", table
     )
-    assert "|same|" not in table
+    assert table.count("|same|") == 5  # P5's window, rotation, two flips and gamma
 
 
 def test_weights_of_p5_are_its_resnets() -> None:

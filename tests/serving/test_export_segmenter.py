@@ -255,6 +255,9 @@ def test_spacing_that_is_no_spacing_is_refused(functions: dict):
     for wrong in (0.0, -0.7, 700.0, float("nan")):
         with pytest.raises(tf.errors.InvalidArgumentError, match="must be millimetres of a pixel"):
             segment(image_hu, tf.constant([[0.7, wrong]]))
+    for rows in (0, 2):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="a row for each image"):
+            segment(image_hu, tf.fill([rows, 2], 0.7))
 
 
 def test_a_list_of_logits_is_read_at_full_resolution(networks: SimpleNamespace):
