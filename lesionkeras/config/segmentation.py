@@ -39,6 +39,7 @@ class SegmentationDataConfig:
     rotation_deg: float = 15.0  # uniform in +-, in training (P5, 3.3)
     reverse_slices: bool = False  # half of the training images from cranial, not from caudal
     crop_on_liver: float = 0.0  # share of the crops not on a lesion that are on liver, if there is
+    made_lesions: float = 0.0  # share of the training images that get lesions made in their liver
 
 
 # Segmentation networks

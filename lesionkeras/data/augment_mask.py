@@ -7,6 +7,7 @@ five slices of 192 px where TensorFlow's operations take 19.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from lesionkeras.config import AugmentConfig
 from lesionkeras.data.augment import view_side_px
 from lesionkeras.data.slices import LESION, LIVER
 
+AddLesions = Callable[[Any, Any, Any], tuple[Any, Any]]
 INTERPOLATIONS = {"BILINEAR": cv2.INTER_LINEAR, "NEAREST": cv2.INTER_NEAREST}
 
 
@@ -162,6 +164,7 @@ def augment_with_mask(
     rotation_deg: float,
     key: Any,
     crop_on_liver: float = 0.0,
+    add_lesions: AddLesions | None = None,
 ) -> tuple[Any, Any]:
     """Change an image and its mask as the key says.
 
@@ -172,6 +175,7 @@ def augment_with_mask(
         rotation_deg: Uniform in +-.
         key: int32 [2] seed; the same key gives the same result.
         crop_on_liver: Share of the crops not on a lesion that are on liver.
+        add_lesions: Of image, mask and key: an image and a mask with made lesions.
 
     Returns:
         image_unit [s, s, C] and mask [s, s], s as `view_side_px` says.
@@ -182,6 +186,8 @@ def augment_with_mask(
     matrix, shift = draw_mask_view(mask, config, rotation_deg, key, crop_on_liver)
     image_unit = apply_view(image_unit, matrix, shift, out_px, "BILINEAR")
     mask = apply_view(mask[..., None], matrix, shift, out_px, "NEAREST")[..., 0]
+    if add_lesions is not None:
+        image_unit, mask = add_lesions(image_unit, mask, tf.random.fold_in(key, 10))
     words = [image_unit, draw_grey(config, key), tf.random.fold_in(key, 4)]
     changed = tf.numpy_function(change_grey, words, tf.float32, stateful=False)
     return tf.ensure_shape(changed, image_unit.shape), mask

@@ -18,6 +18,7 @@ from lesionkeras.ct.window import standardise_graph
 from lesionkeras.data.augment_mask import augment_with_mask
 from lesionkeras.data.leak import LEAK_PROTOCOLS, choose_target, hold_out_target
 from lesionkeras.data.loading import empty_aligned, make_window_table, window_into
+from lesionkeras.data.made_lesions import find_lesion_maker
 from lesionkeras.data.sampling import (
     PROTOCOLS,
     SAMPLINGS,
@@ -311,7 +312,7 @@ def make_segmentation_train(
     def load(number: Any) -> tuple[Any, Any]:
         image_unit, mask = read(rows[choose_row(number, len(split.rows), seed)])
         key = make_key(seed, tf.stack([number, 0]))
-        views = (data.rotation_deg, key, data.crop_on_liver)
+        views = (data.rotation_deg, key, data.crop_on_liver, find_lesion_maker(data))
         image_unit, mask = augment_with_mask(image_unit, mask, augment, *views)
         if data.reverse_slices and augment.mode != "none":
             turned = tf.random.stateless_uniform((), seed=tf.random.fold_in(key, 9)) < 0.5
