@@ -221,6 +221,7 @@ PART_RULES: dict[str, dict[str, Rule]] = {
         "rotation_deg": ("a number from 0 to 180", lambda value: 0 <= value <= 180),
         "crop_on_liver": _SHARE,
         "made_lesions": _SHARE,
+        "vary_slices": _SHARE,
     },
 }
 # (this path, must not exceed that path)

@@ -38,6 +38,9 @@ class SegmentationDataConfig:
     normalisation: str = "window"  # 0..1; "standardise": then zero mean, unit variance (P4, 3.2)
     rotation_deg: float = 15.0  # uniform in +-, in training (P5, 3.3)
     reverse_slices: bool = False  # half of the training images from cranial, not from caudal
+    # Share of the training images that see other neighbours: half of them slices two away, as if
+    # slices were thicker, half of them the key slice alone.
+    vary_slices: float = 0.0
     crop_on_liver: float = 0.0  # share of the crops not on a lesion that are on liver, if there is
     made_lesions: float = 0.0  # share of the training images that get lesions made in their liver
 

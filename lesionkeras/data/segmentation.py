@@ -312,6 +312,8 @@ def make_segmentation_train(
     def load(number: Any) -> tuple[Any, Any]:
         image_unit, mask = read(rows[choose_row(number, len(split.rows), seed)])
         key = make_key(seed, tf.stack([number, 0]))
+        if augment.mode != "none":
+            image_unit = _vary_slices(image_unit, data.vary_slices, tf.random.fold_in(key, 11))
         views = (data.rotation_deg, key, data.crop_on_liver, find_lesion_maker(data))
         image_unit, mask = augment_with_mask(image_unit, mask, augment, *views)
         if data.reverse_slices and augment.mode != "none":
@@ -322,6 +324,19 @@ def make_segmentation_train(
     stream = make_numbers(first_example)
     stream = stream.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return stream.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _vary_slices(image_unit: Any, share: float, key: Any) -> Any:
+    """Take the slices two away for neighbours, or the key slice alone, in a share of the images."""
+    num_slices = image_unit.shape[-1]
+    if not share or num_slices == 1:
+        return image_unit
+    middle = num_slices // 2
+    alone, apart = [middle] * num_slices, [0, 0, 2, 4, 4]
+    draw = tf.random.stateless_uniform((), seed=key)
+    orders = tf.constant([list(range(num_slices)), alone, apart if num_slices == 5 else alone])
+    place = tf.where(draw < share / 2, 1, tf.where(draw < share, 2, 0))
+    return tf.gather(image_unit, orders[place], axis=-1)
 
 
 def make_segmentation_eval(

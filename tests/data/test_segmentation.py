@@ -314,3 +314,26 @@ def test_half_of_the_images_are_read_from_cranial():
             np.testing.assert_array_equal(one[..., ::-1] if is_turned else one, two)
             turned += is_turned
     assert 8 <= turned <= 32
+
+
+@pytest.mark.parametrize(
+    ("num_slices", "orders"),
+    [(5, {(0, 1, 2, 3, 4), (2, 2, 2, 2, 2), (0, 0, 2, 4, 4)}), (3, {(0, 1, 2), (1, 1, 1)})],
+)
+def test_neighbours_are_taken_from_further_away_or_not_at_all(num_slices, orders):
+    slices = make_slices(10)
+    around = [np.clip(np.arange(10) + step, 0, 9) for step in (-2, -1, 0, 1, 2)]
+    split = SegmentationSplit(replace(slices, neighbours=np.stack(around, 1)), np.arange(2, 8))
+    data = replace(DATA, rotation_deg=0.0, slices=num_slices)
+    plain = take(30, augment=STILL, data=data, split=split)
+    varied = take(30, augment=STILL, data=replace(data, vary_slices=0.6), split=split)
+    seen = []
+    for (image, mask), (other, other_mask) in zip(plain, varied, strict=True):
+        assert np.array_equal(mask, other_mask)
+        for one, two in zip(image, other, strict=True):
+            (order,) = (o for o in orders if np.array_equal(one[..., list(o)], two))
+            seen.append(order)
+    assert set(seen) == orders
+    assert 0.4 < np.mean([order != tuple(range(num_slices)) for order in seen]) < 0.8
+    same = take(5, augment=NONE, data=replace(data, vary_slices=1.0), split=split)
+    assert are_same(take(5, augment=NONE, data=data, split=split), same)
