@@ -26,8 +26,6 @@ NO_NUMBER = -1
 MOST_NAMES = 10  # of cases in an error's text
 MOST_ZIPPED_BYTES = 2**30  # of a .nii.gz in a zip, which is unzipped once to be read
 _GZIP_HEAD = GZIP_MAGIC + b"\x08" + bytes(6) + b"\xff"  # deflate, no name, no time, unknown system
-
-
 _ZIP_DAMAGE = (OSError, KeyError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
 
 

@@ -111,7 +111,7 @@ def make_lesions(
                 continue
             depth = np.clip((distance / np.sqrt(flat) - 1) * 2 / edge, -30, 30)
             inside = 1.0 / (1.0 + np.exp(depth))
-            here = image_unit[(*window, channel)]
+            here = image_unit[..., channel][window]
             weight = np.where(np.abs(here - middle_unit) < FAR_UNIT, inside, 0.3 * inside)
             here += np.where(on_liver[window], weight * change, 0.0)
             if channel == key:

@@ -166,14 +166,17 @@ def test_padding_becomes_air():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("kind", ["image", "mask"])
-def test_values_not_finite(value, kind):
+@pytest.mark.parametrize(
+    ("kind", "outside"),
+    [("image", "-1024 outside the field of view"), ("mask", "0 for background")],
+)
+def test_values_not_finite(value, kind, outside):
     array = MASK.astype(np.float32)
     array[3, 2, 1] = value
     assert say(make(array), kind) == (
         "not-finite",
         "A value is NaN or infinite in the file: found 1 such voxels in one part; save the volume "
-        "again with numbers, -1024 outside the field of view.",
+        f"again with numbers, {outside}.",
     )
 
 
