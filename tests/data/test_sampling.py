@@ -60,8 +60,9 @@ def test_p5_holds_out_a_fifth_of_the_slices_and_that_is_said():
     assert len(name(held, VOLUMES) & name(kept, VOLUMES)) > 3
     warning = describe_leak("p5", [PATIENTS[i] for i in kept], [PATIENTS[i] for i in held])
     assert warning == (
-        "This split leaks: P5 holds out 20 % of the slices at random, so that neighbouring slices "
-        "of one scan are both trained and tested on; its figures say nothing about new patients."
+        "This split leaks: 20 % of the slices are held out at random (P5: of the data set), so "
+        "that neighbouring slices of one scan are both trained and tested on; its figures say "
+        "nothing about new patients."
     )
 
 
