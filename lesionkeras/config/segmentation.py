@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from lesionkeras.config.shared import AugmentConfig, OptimizerConfig
+from lesionkeras.config.shared import AugmentConfig, OptimizerConfig, later
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class SegmentationDataConfig:
     reverse_slices: bool = False  # half of the training images from cranial, not from caudal
     # Share of the training images that see other neighbours: half of them slices two away, as if
     # slices were thicker, half of them the key slice alone.
-    vary_slices: float = 0.0
+    vary_slices: float = later(0.0)
     crop_on_liver: float = 0.0  # share of the crops not on a lesion that are on liver, if there is
-    made_lesions: float = 0.0  # share of the training images that get lesions made in their liver
+    made_lesions: float = later(0.0)  # share of the training images that get lesions in their liver
 
 
 # Segmentation networks
