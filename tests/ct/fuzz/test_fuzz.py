@@ -41,7 +41,8 @@ def test_20_000_inputs():
 
 @pytest.mark.slow
 def test_a_million_inputs():
-    check(1_000_000, first=10_000)
+    totals = check(1_000_000, first=10_000)
+    assert len(totals["dicom"]) > 12 and len(totals["nifti"]) > 12
 
 
 def test_undamaged_inputs_are_read(targets, tmp_path):
@@ -50,6 +51,9 @@ def test_undamaged_inputs_are_read(targets, tmp_path):
         folder.mkdir()
         targets[name].prepare(folder)
         targets[name].read(folder, 0, targets[name].seeds[0])
+        if name != "dicom packed":  # read without what is no DICOM file, which it says by name
+            with pytest.raises(DataError):  # it is this input that is read
+                targets[name].read(folder, 0, b"")
 
 
 def test_same_number_same_input(targets):
