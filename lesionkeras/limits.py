@@ -75,6 +75,8 @@ RULES: dict[str, Rule] = {
     "augment.window_shift_hu": _NOT_NEGATIVE,
     "augment.curve_strength": _PART,
     "augment.key_slice_only": _SHARE,
+    "augment.contrast": _PART,
+    "augment.sharpness": _SHARE,
     "train.whole_image_fraction": _SHARE,
     "train.whole_image_batch_size": _COUNT,
     "match.positive_iou": _SHARE,
@@ -221,6 +223,10 @@ PART_RULES: dict[str, dict[str, Rule]] = {
         "rotation_deg": ("a number from 0 to 180", lambda value: 0 <= value <= 180),
         "crop_on_liver": _SHARE,
         "made_lesions": _SHARE,
+        "slice_mm": (
+            "0 or a number from 0.1 to 20",
+            lambda value: value == 0 or 0.1 <= value <= 20,
+        ),
         "vary_slices": _SHARE,
     },
 }

@@ -38,11 +38,22 @@ class SegmentationDataConfig:
     normalisation: str = "window"  # 0..1; "standardise": then zero mean, unit variance (P4, 3.2)
     rotation_deg: float = 15.0  # uniform in +-, in training (P5, 3.3)
     reverse_slices: bool = False  # half of the training images from cranial, not from caudal
-    # Share of the training images that see other neighbours: half of them slices two away, as if
-    # slices were thicker, half of them the key slice alone.
+    # 0: channels are the slices next to the key slice, however far; else planes so many mm apart,
+    # each between the two slices about it, as LiTS' lie .45 to 6 mm apart.
+    slice_mm: float = later(0.0)
+    # Share of the training images whose channels lie 0 to 2 times as far apart.
     vary_slices: float = later(0.0)
     crop_on_liver: float = 0.0  # share of the crops not on a lesion that are on liver, if there is
     made_lesions: float = later(0.0)  # share of the training images that get lesions in their liver
+
+
+@dataclass(frozen=True)
+class SegmentationAugmentConfig(AugmentConfig):
+    """What is changed besides, mode "online" only: how contrast and sharpness differ by scanner."""
+
+    contrast: float = later(0.0)  # grey levels about .5 times exp(uniform in +-contrast)
+    # Share of what a Gaussian of 1 px takes away that is added, or taken away: uniform in +-.
+    sharpness: float = later(0.0)
 
 
 # Segmentation networks
@@ -188,7 +199,7 @@ SEGMENTATION_DATA = SegmentationDataConfig(
     reverse_slices=True,
     crop_on_liver=0.8,
 )
-SEGMENTATION_AUGMENT = AugmentConfig(crop_size_px=192, scale=(0.77, 1.3))
+SEGMENTATION_AUGMENT = SegmentationAugmentConfig(crop_size_px=192, scale=(0.77, 1.3))
 SEGMENTATION_OPTIMIZER = OptimizerConfig(
     learning_rate=2e-3, warmup_fraction=0.05, ema_momentum=0.99
 )
@@ -200,7 +211,7 @@ class SegmentationRecipe:
 
     name: str = "default"
     data: SegmentationDataConfig = SEGMENTATION_DATA
-    augment: AugmentConfig = SEGMENTATION_AUGMENT
+    augment: SegmentationAugmentConfig = SEGMENTATION_AUGMENT
     model: UNetConfig | SegNetConfig | ResNet50UNetConfig = field(default_factory=UNetConfig)
     loss: SegmentationLossConfig = field(default_factory=SegmentationLossConfig)
     optimizer: OptimizerConfig = SEGMENTATION_OPTIMIZER

@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from lesionkeras.config import AugmentConfig
+from lesionkeras.config import AugmentConfig, SegmentationAugmentConfig
 from lesionkeras.data.augment import view_side_px
 from lesionkeras.data.slices import LESION, LIVER
 
+SMOOTH_PX = 1.0  # standard deviation
 AddLesions = Callable[[Any, Any, Any], tuple[Any, Any]]
 INTERPOLATIONS = {"BILINEAR": cv2.INTER_LINEAR, "NEAREST": cv2.INTER_NEAREST}
 
@@ -129,18 +130,25 @@ def apply_view(image: Any, matrix: Any, shift: Any, out_px: int, interpolation: 
 
 
 def change_grey(image_unit: np.ndarray, draws: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    """Apply contrast, brightness and noise, in this order.
+    """Apply sharpness, gamma, contrast, noise and brightness, in this order.
 
     Args:
         image_unit: float32 [H, W, C], 0..1; not changed.
-        draws: float32 gamma, what is added, standard deviation of the noise.
+        draws: float32 gamma, what is added, standard deviation of the noise, factor of the
+            contrast about .5, share of what a Gaussian of 1 px takes away that is added.
         seed: int32 [2] of the noise.
 
     Returns:
         float32 [H, W, C], 0..1.
     """
-    gamma, added, std = (float(number) for number in draws)
+    gamma, added, std, contrast, sharpness = (float(number) for number in draws)
+    if sharpness:
+        smooth = cv2.GaussianBlur(image_unit, (0, 0), SMOOTH_PX).reshape(image_unit.shape)
+        sharp = cv2.addWeighted(image_unit, 1 + sharpness, smooth, -sharpness, 0.0)
+        image_unit = np.clip(sharp.reshape(image_unit.shape), 0.0, 1.0)  # a power needs it
     changed: np.ndarray = cv2.pow(image_unit, gamma).reshape(image_unit.shape)
+    if contrast != 1.0:
+        changed = np.float32(contrast) * (changed - np.float32(0.5)) + np.float32(0.5)
     if std:
         generator = np.random.Generator(np.random.SFC64(seed.view(np.uint32)))
         noise = generator.standard_normal(changed.shape, np.float32)
@@ -150,11 +158,15 @@ def change_grey(image_unit: np.ndarray, draws: np.ndarray, seed: np.ndarray) -> 
 
 
 def draw_grey(config: AugmentConfig, key: Any) -> Any:
-    """Draw gamma, what is added and the standard deviation of the noise, float32 [3]."""
+    """Draw what `change_grey` takes, float32 [5]."""
     low, high = config.gamma
     gamma = low + (high - low) * _uniform(key, 1)
     added = config.brightness * (2.0 * _uniform(key, 2) - 1.0)
-    return tf.stack([gamma, added, config.noise_std * _uniform(key, 3)])
+    contrast, sharpness = 1.0, 0.0
+    if isinstance(config, SegmentationAugmentConfig):
+        contrast = tf.exp(config.contrast * (2.0 * _uniform(key, 12) - 1.0))
+        sharpness = config.sharpness * (2.0 * _uniform(key, 13) - 1.0)
+    return tf.stack([gamma, added, config.noise_std * _uniform(key, 3), contrast, sharpness])
 
 
 def augment_with_mask(

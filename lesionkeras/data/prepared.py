@@ -14,7 +14,7 @@ from lesionkeras.config import DataConfig
 from lesionkeras.ct.grid import SliceGrid, find_grid
 from lesionkeras.data.box_convention import AS_STORED, KEPT, convert_boxes, find_stored
 from lesionkeras.data.cache import check_split, digest_facts, open_cache
-from lesionkeras.data.slices import Stacked
+from lesionkeras.data.stacked import Stacked
 from lesionkeras.errors import DataError
 
 CACHE_VERSION = 3  # raise where what `prepare` writes changes

@@ -310,10 +310,10 @@ def make_segmentation_train(
     rows, read = tf.constant(split.rows), _make_reader(split.slices, data)
 
     def load(number: Any) -> tuple[Any, Any]:
-        image_unit, mask = read(rows[choose_row(number, len(split.rows), seed)])
         key = make_key(seed, tf.stack([number, 0]))
-        if augment.mode != "none":
-            image_unit = _vary_slices(image_unit, data.vary_slices, tf.random.fold_in(key, 11))
+        varied = data.vary_slices if augment.mode != "none" else 0.0
+        stretch = _draw_stretch(varied, tf.random.fold_in(key, 11))
+        image_unit, mask = read(rows[choose_row(number, len(split.rows), seed)], stretch)
         views = (data.rotation_deg, key, data.crop_on_liver, find_lesion_maker(data))
         image_unit, mask = augment_with_mask(image_unit, mask, augment, *views)
         if data.reverse_slices and augment.mode != "none":
@@ -326,17 +326,10 @@ def make_segmentation_train(
     return stream.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def _vary_slices(image_unit: Any, share: float, key: Any) -> Any:
-    """Take the slices two away for neighbours, or the key slice alone, in a share of the images."""
-    num_slices = image_unit.shape[-1]
-    if not share or num_slices == 1:
-        return image_unit
-    middle = num_slices // 2
-    alone, apart = [middle] * num_slices, [0, 0, 2, 4, 4]
-    draw = tf.random.stateless_uniform((), seed=key)
-    orders = tf.constant([list(range(num_slices)), alone, apart if num_slices == 5 else alone])
-    place = tf.where(draw < share / 2, 1, tf.where(draw < share, 2, 0))
-    return tf.gather(image_unit, orders[place], axis=-1)
+def _draw_stretch(share: float, key: Any) -> Any:
+    """Draw how many times as far apart as usual the channels are: 0 to 2 in a share of images."""
+    draws = tf.random.stateless_uniform((2,), seed=key)
+    return tf.where(draws[0] < share, 2.0 * draws[1], 1.0)
 
 
 def make_segmentation_eval(
@@ -355,7 +348,7 @@ def make_segmentation_eval(
     read = _make_reader(split.slices, data)
 
     def load(row: Any) -> tuple[Any, Any]:
-        image_unit, mask = read(row)
+        image_unit, mask = read(row, 1.0)
         return _normalise(image_unit, data), mask
 
     rows = tf.data.Dataset.from_tensor_slices(split.rows)
@@ -363,18 +356,19 @@ def make_segmentation_eval(
 
 
 def _make_reader(slices: PreparedSlices, data: SegmentationDataConfig) -> Any:
-    """A graph function from a row to its windowed pixels and its mask."""
+    """A graph function from a row and a stretch to its windowed pixels and its mask."""
     side, table = slices.side_px, make_window_table(data.window_hu)
 
-    def read_row(row: int) -> tuple[np.ndarray, np.ndarray]:
+    def read_row(row: int, stretch: float) -> tuple[np.ndarray, np.ndarray]:
         image_unit = empty_aligned((side, side, data.slices))
-        window_into(slices.read_image(row, data.slices), table, image_unit)
+        image_hu = slices.read_image(row, data.slices, data.slice_mm, float(stretch))
+        window_into(image_hu, table, image_unit)
         return image_unit, slices.masks[row]
 
-    def read(row: Any) -> tuple[Any, Any]:
+    def read(row: Any, stretch: Any) -> tuple[Any, Any]:
         # stateful, it would make op determinism run the stream's map on one thread
         types = [tf.float32, tf.uint8]
-        image_unit, mask = tf.numpy_function(read_row, [row], types, stateful=False)
+        image_unit, mask = tf.numpy_function(read_row, [row, stretch], types, stateful=False)
         image_unit = tf.ensure_shape(image_unit, (side, side, data.slices))
         return image_unit, tf.ensure_shape(mask, (side, side))
 

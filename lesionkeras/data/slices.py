@@ -7,10 +7,12 @@ volumes that is a third of the room, and a third of the decoding.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,14 @@ from lesionkeras.ct.orientation import CANONICAL
 from lesionkeras.ct.png16 import decode_png16, to_hu
 from lesionkeras.ct.volume import make_affine
 from lesionkeras.data.cache import check_split, digest_facts, open_cache
+from lesionkeras.data.stacked import PackedMasks, Stacked
 from lesionkeras.errors import DataError
 
 CACHE_VERSION = 2  # raise where what `prepare_slices` writes changes
 LIVER, LESION = 1, 2  # mask values; 0 is background
 THREADS = 4  # decoding; more than two cores rarely help, as the disk is one
 AHEAD = 16  # examples in work at once
+WHOLE = 1 / 64  # of a slice: nearer than that a plane is the slice
 REACH = 2  # neighbours on each side of a key slice that are kept
 ROW_NAMES = (
     "neighbours",
@@ -43,55 +47,6 @@ ROW_NAMES = (
     "source_codes",
 )
 TEXTS = ("patients", "volumes", "files", "source_codes")
-
-
-class Stacked:
-    """Arrays of equal row shape that are read as if they were one; may lie on disk (memmap)."""
-
-    def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self.parts = list(parts)
-        self.starts = np.cumsum([0, *(len(part) for part in self.parts)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        """Return one row."""
-        part = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return np.asarray(self.parts[part][row - self.starts[part]])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As if it were one array."""
-        return (len(self), *self.row_shape)
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of a row."""
-        return tuple(self.parts[0].shape[1:])
-
-
-class PackedMasks:
-    """Masks of the slices' own size, each the PNG of its record; may lie on disk (memmap).
-
-    Args:
-        parts: Bytes of the PNGs one behind the other, and where each begins, with the end.
-    """
-
-    def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        self.parts = list(parts)
-        self.firsts = np.cumsum([0, *(len(starts) - 1 for _, starts in self.parts)])
-
-    def __len__(self) -> int:
-        return int(self.firsts[-1])
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        """Return one mask, uint8 [H, W]."""
-        part = int(np.searchsorted(self.firsts, row, side="right")) - 1
-        pngs, starts = self.parts[part]
-        begin, end = starts[row - self.firsts[part] :][:2]
-        mask = cv2.imdecode(np.asarray(pngs[begin:end]), cv2.IMREAD_UNCHANGED)
-        return np.asarray(mask, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -141,13 +96,52 @@ class PreparedSlices:
         """Side of the square slices."""
         return self.slices_hu.row_shape[0]
 
-    def read_image(self, row: int, num_slices: int) -> np.ndarray:
-        """Return one example's image, int16 [S, S, num_slices] HU; 1 is the key slice alone."""
-        middle, reach = self.neighbours.shape[1] // 2, num_slices // 2
-        around = self.neighbours[row, middle - reach : middle + reach + 1]
-        if num_slices == 1:
-            return self.slices_hu[around[0]][..., None]
-        return cv2.merge([self.slices_hu[i] for i in around])
+    def read_image(
+        self, row: int, num_slices: int, slice_mm: float = 0.0, stretch: float = 1.0
+    ) -> np.ndarray:
+        """Return one example's image.
+
+        Args:
+            row: Of the key slice.
+            num_slices: Channels, from caudal; 1 is the key slice alone.
+            slice_mm: From channel to channel; 0 is from slice to slice, however far that is.
+            stretch: Of that distance.
+
+        Returns:
+            int16 [S, S, num_slices] HU, linear between two slices; beyond a volume's last slice,
+            and beyond a slice that is not there, the nearest one towards the key slice.
+        """
+        reach = num_slices // 2
+        step = stretch * (slice_mm / float(self.spacing_mm[row, 0]) if slice_mm else 1.0)
+        planes = [self._read_plane(row, step * i) for i in range(-reach, reach + 1)]
+        return cv2.merge(planes).reshape(*planes[0].shape, num_slices)
+
+    def _read_plane(self, row: int, place: float) -> np.ndarray:
+        """The plane at a place counted in slices from a key slice."""
+        below = math.floor(place)
+        above_share = place - below
+        plane = self.slices_hu[self._find_slice(row, below)]
+        if above_share < WHOLE:
+            return plane
+        above = self.slices_hu[self._find_slice(row, below + 1)]
+        return above if above_share > 1 - WHOLE else _blend(plane, above, above_share)
+
+    def _find_slice(self, row: int, offset: int) -> int:
+        """The row in `slices_hu` of the slice so many from a key slice."""
+        reach, volume = self.neighbours.shape[1] // 2, self.volumes[row]
+        number, way = int(self.numbers[row]), 1 if offset > 0 else -1
+        left = abs(offset)
+        while left > reach:  # by way of key slices between
+            further = self._rows.get((volume, number + way * reach))
+            if further is None:
+                break
+            row, number, left = further, number + way * reach, left - reach
+        return int(self.neighbours[row, reach + way * min(left, reach)])
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int], int]:
+        keys = zip(self.volumes, self.numbers.tolist(), strict=True)
+        return {key: row for row, key in enumerate(keys)}
 
     def find_grid(self, row: int) -> SliceGrid:
         """Return where a key slice's own pixels lie on the square."""
@@ -159,6 +153,10 @@ class PreparedSlices:
         rows, columns = self.find_grid(row).scale
         z, y, x = (float(length) for length in self.spacing_mm[row])
         return z, y * rows, x * columns
+
+
+def _blend(below: np.ndarray, above: np.ndarray, above_share: float) -> np.ndarray:
+    return np.asarray(cv2.addWeighted(below, 1 - above_share, above, above_share, 0.0))
 
 
 def join_slices(parts: Sequence[PreparedSlices]) -> PreparedSlices:

@@ -4,7 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.ndimage import gaussian_filter
 
+from lesionkeras.config import SegmentationAugmentConfig
 from lesionkeras.ct.window import window_numpy
 from lesionkeras.data.augment_mask import (
     apply_view,
@@ -145,16 +147,16 @@ def test_crops_lie_on_liver_as_often_as_asked():
 
 def test_grey_by_hand():
     image_unit = np.float32([[[0.0, 0.25], [0.5, 1.0]]])
-    found = change_grey(image_unit, np.float32([2.0, 0.1, 0.0]), np.int32([1, 2]))
+    found = change_grey(image_unit, np.float32([2.0, 0.1, 0.0, 1.0, 0.0]), np.int32([1, 2]))
     np.testing.assert_allclose(found, [[[0.1, 0.1625], [0.35, 1.0]]], rtol=1e-6)
     assert image_unit[0, 1, 0] == 0.5  # a copy
-    dark = change_grey(image_unit, np.float32([1.0, -0.3, 0.0]), np.int32([1, 2]))
+    dark = change_grey(image_unit, np.float32([1.0, -0.3, 0.0, 1.0, 0.0]), np.int32([1, 2]))
     np.testing.assert_allclose(dark, [[[0.0, 0.0], [0.2, 0.7]]], rtol=1e-6)
 
 
 def test_noise_follows_its_seed_and_its_strength():
     grey = np.full((40, 50, 3), 0.5, np.float32)
-    draws = np.float32([1.0, 0.0, 0.05])
+    draws = np.float32([1.0, 0.0, 0.05, 1.0, 0.0])
     first, again, other = (change_grey(grey, draws, np.int32([-3, s])) for s in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     noise = first - 0.5
@@ -163,13 +165,32 @@ def test_noise_follows_its_seed_and_its_strength():
 
 
 def test_draws_of_grey_stay_within_their_limits():
-    config = replace(STILL, gamma=(0.5, 2.0), brightness=0.2, noise_std=0.1)
+    config = SegmentationAugmentConfig(
+        gamma=(0.5, 2.0), brightness=0.2, noise_std=0.1, contrast=0.3, sharpness=0.7
+    )
     draws = np.array([draw_grey(config, tf.constant([seed, 1])) for seed in range(50)])
-    low, high = np.array([0.5, -0.2, 0.0]), np.array([2.0, 0.2, 0.1])
+    low = np.array([0.5, -0.2, 0.0, np.exp(-0.3), -0.7])
+    high = np.array([2.0, 0.2, 0.1, np.exp(0.3), 0.7])
     assert np.all(draws >= low) and np.all(draws <= high)
     assert np.all(draws.max(0) - draws.min(0) > 0.8 * (high - low))
     still = draw_grey(STILL, tf.constant([1, 1]))
-    assert still.numpy().tolist() == [1.0, 0.0, 0.0]
+    assert still.numpy().tolist() == [1.0, 0.0, 0.0, 1.0, 0.0]
+
+
+def test_contrast_is_about_the_middle_grey():
+    image_unit = np.float32([[[0.3, 0.5], [0.6, 0.9]]])
+    found = change_grey(image_unit, np.float32([1.0, 0.1, 0.0, 1.5, 0.0]), np.int32([1, 2]))
+    np.testing.assert_allclose(found, [[[0.3, 0.6], [0.75, 1.0]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("sharpness", [-1.0, -0.5, 0.5])
+def test_sharpness_adds_or_takes_what_a_gaussian_takes_away(sharpness):
+    image_unit = np.random.default_rng(0).uniform(0.3, 0.7, (20, 22, 3)).astype(np.float32)
+    draws = np.float32([1.0, 0.0, 0.0, 1.0, sharpness])
+    found = change_grey(image_unit, draws, np.int32([1, 2]))
+    smooth = gaussian_filter(image_unit, (1.0, 1.0, 0.0), mode="mirror")
+    wanted = np.clip(image_unit + sharpness * (image_unit - smooth), 0.0, 1.0)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_views_agree_with_tensorflows_own():

@@ -17,7 +17,8 @@ from lesionkeras.data.segmentation import (
     make_segmentation_train,
     open_segmentation_splits,
 )
-from lesionkeras.data.slices import PackedMasks, PreparedSlices, Stacked
+from lesionkeras.data.slices import PreparedSlices
+from lesionkeras.data.stacked import PackedMasks, Stacked
 from lesionkeras.errors import DataError, RecipeError
 
 SIDE = 16
@@ -67,6 +68,18 @@ def make_slices(count=6):
         source_codes=("LPS",) * count,
         has_liver=np.ones(count, bool),
         has_lesion=np.ones(count, bool),
+    )
+
+
+def make_ramp(spacing_mm, count=12):
+    """One volume, slice i of 10 i HU in a window of 1000."""
+    slices = make_slices(count)
+    images = np.tile(np.arange(count, dtype=np.int16)[:, None, None] * 10, (1, SIDE, SIDE))
+    return replace(
+        slices,
+        slices_hu=Stacked([images]),
+        volumes=("v",) * count,
+        spacing_mm=np.full((count, 3), spacing_mm, np.float32),
     )
 
 
@@ -316,24 +329,24 @@ def test_half_of_the_images_are_read_from_cranial():
     assert 8 <= turned <= 32
 
 
-@pytest.mark.parametrize(
-    ("num_slices", "orders"),
-    [(5, {(0, 1, 2, 3, 4), (2, 2, 2, 2, 2), (0, 0, 2, 4, 4)}), (3, {(0, 1, 2), (1, 1, 1)})],
-)
-def test_neighbours_are_taken_from_further_away_or_not_at_all(num_slices, orders):
-    slices = make_slices(10)
-    around = [np.clip(np.arange(10) + step, 0, 9) for step in (-2, -1, 0, 1, 2)]
-    split = SegmentationSplit(replace(slices, neighbours=np.stack(around, 1)), np.arange(2, 8))
-    data = replace(DATA, rotation_deg=0.0, slices=num_slices)
+@pytest.mark.parametrize(("slice_mm", "step"), [(0.0, 10), (2.0, 4)])
+def test_channels_lie_0_to_2_times_as_far_apart_in_a_share_of_the_images(slice_mm, step):
+    slices = make_ramp(spacing_mm=5.0)
+    split = SegmentationSplit(slices, np.arange(4, 8))
+    window_hu = (0.0, 1000.0)
+    data = replace(DATA, rotation_deg=0.0, window_hu=window_hu, slice_mm=slice_mm)
     plain = take(30, augment=STILL, data=data, split=split)
     varied = take(30, augment=STILL, data=replace(data, vary_slices=0.6), split=split)
-    seen = []
+    stretches = []
     for (image, mask), (other, other_mask) in zip(plain, varied, strict=True):
         assert np.array_equal(mask, other_mask)
-        for one, two in zip(image, other, strict=True):
-            (order,) = (o for o in orders if np.array_equal(one[..., list(o)], two))
-            seen.append(order)
-    assert set(seen) == orders
-    assert 0.4 < np.mean([order != tuple(range(num_slices)) for order in seen]) < 0.8
+        assert np.array_equal(image[..., 1], other[..., 1])
+        np.testing.assert_allclose(np.diff(image), step / 1000, atol=1e-6)
+        below, above = np.diff(other[:, 0, 0] * 1000, axis=-1).T
+        np.testing.assert_allclose(below, above, atol=1.01)  # whole HU
+        stretches += (below / step).tolist()
+    stretched = np.array([stretch for stretch in stretches if abs(stretch - 1) > 0.05])
+    assert 0.4 < len(stretched) / len(stretches) < 0.8
+    assert stretched.min() < 0.4 and 1.6 < stretched.max() <= 2.1
     same = take(5, augment=NONE, data=replace(data, vary_slices=1.0), split=split)
     assert are_same(take(5, augment=NONE, data=data, split=split), same)

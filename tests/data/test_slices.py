@@ -7,7 +7,8 @@ import pytest
 
 from lesionkeras.config import SegmentationDataConfig
 from lesionkeras.data import slices
-from lesionkeras.data.slices import PreparedSlices, Stacked, join_slices, prepare_slices
+from lesionkeras.data.slices import PreparedSlices, join_slices, prepare_slices
+from lesionkeras.data.stacked import Stacked
 from lesionkeras.errors import DataError
 
 DATA = SegmentationDataConfig(image_size_px=64)
@@ -258,4 +259,44 @@ def test_key_slices_without_neighbours_of_neighbours(tmp_path):
     data = replace(DATA, image_size_px=8)
     prepared = prepare_slices(FakeBuilder(tmp_path, records), "train", data)
     found = [prepared.read_image(row, 5)[0, 0].tolist() for row in range(2)]
+    assert found == [[1, 1, 1, 2, 2], [3, 3, 4, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "slice_mm", "stretch", "found"),
+    [
+        (1.0, 0.0, 1.0, [20, 30, 40, 50, 60]),
+        (5.0, 2.5, 1.0, [30, 35, 40, 45, 50]),
+        (5.0, 2.0, 0.5, [36, 38, 40, 42, 44]),
+        (5.0, 2.5, 0.0, [40, 40, 40, 40, 40]),
+        (1.0, 1.5, 1.0, [10, 25, 40, 55, 70]),
+        (1.0, 2.5, 1.0, [0, 15, 40, 65, 80]),  # beyond what is kept beside a key slice; the end
+        (0.5, 2.5, 2.0, [0, 0, 40, 80, 80]),
+        (2.0, 2.001, 1.0, [20, 30, 40, 50, 60]),  # as good as whole slices
+    ],
+)
+def test_planes_so_many_mm_apart(tmp_path, spacing_mm, slice_mm, stretch, found):
+    records = make_volume(9)
+    for z, record in enumerate(records):
+        for name, slice_z in (("previous", z - 1), ("key", z), ("next", z + 1)):
+            stored = np.full((8, 8), 32768 + 10 * slice_z, np.uint16)
+            is_there = 0 <= slice_z < 9
+            png = cv2.imencode(".png", stored)[1].tobytes() if is_there else b""
+            record[f"png_{name}"] = png
+        record["spacing_mm"] = np.float32([spacing_mm, 1.0, 1.0])
+    prepared = prepare_slices(
+        FakeBuilder(tmp_path, records), "train", replace(DATA, image_size_px=8)
+    )
+    image = prepared.read_image(4, 5, slice_mm, stretch)
+    assert image.shape == (8, 8, 5) and image.dtype == np.int16
+    assert image[3, 4].tolist() == found
+    assert prepared.read_image(4, 1, slice_mm, stretch)[0, 0].tolist() == [40]
+
+
+def test_planes_end_where_slices_are_missing(tmp_path):
+    """Slices 0 and 3 of six with a neighbour each side: 5 is in no record."""
+    records = [make_volume(6)[z] for z in (0, 3)]
+    data = replace(DATA, image_size_px=8)
+    prepared = prepare_slices(FakeBuilder(tmp_path, records), "train", data)
+    found = [prepared.read_image(row, 5, 10.0)[0, 0].tolist() for row in range(2)]
     assert found == [[1, 1, 1, 2, 2], [3, 3, 4, 5, 5]]

@@ -9,7 +9,8 @@ from lesionkeras.config import InferenceConfig, SegmentationDataConfig, UNetConf
 from lesionkeras.ct.grid import find_grid, place_hu, place_mask
 from lesionkeras.ct.volume import Source, make_affine
 from lesionkeras.data.segmentation import SegmentationSplit
-from lesionkeras.data.slices import PackedMasks, PreparedSlices, Stacked
+from lesionkeras.data.slices import PreparedSlices
+from lesionkeras.data.stacked import PackedMasks, Stacked
 from lesionkeras.inference.volumes import (
     SegmentedVolume,
     decode_probabilities,
