@@ -35,6 +35,11 @@ SPACING_INPUT: dict[str, Any] = {
     "unit": "mm",
     "meaning": "height and width of a pixel of each image",
 }
+SPACING_3D_INPUT: dict[str, Any] = {
+    **SPACING_INPUT,
+    "shape": [None, 3],
+    "meaning": "from slice to slice, and height and width of a pixel of each image",
+}
 PNG_INPUT: dict[str, dict[str, Any]] = {
     "png": {
         "dtype": "string",
@@ -111,7 +116,7 @@ MASK_PNG_OUTPUT: dict[str, dict[str, Any]] = {
 
 
 def describe_segmentation_signatures(
-    num_slices: int, has_spacing: bool, probabilities: Sequence[str]
+    num_slices: int, has_spacing: bool, probabilities: Sequence[str], reach_mm: float = 0.0
 ) -> dict[str, Signature]:
     """Returns the inputs and outputs of an exported segmenter, signature by signature.
 
@@ -119,6 +124,9 @@ def describe_segmentation_signatures(
         num_slices: Channels of an image: slices about the key slice.
         has_spacing: Whether the network sees a common size of pixels, so that theirs is asked for.
         probabilities: What has one: "tumour", "liver" or both.
+        reach_mm: How far to each side of the key slice the network sees planes a common distance
+            apart, so that as many slices, and their distance, are asked for; 0: `num_slices`
+            slices however far apart.
 
     Returns:
         As `describe_signatures`.
@@ -128,13 +136,17 @@ def describe_segmentation_signatures(
     {'png': [None, 3], 'spacing_mm': [None, 2]}
     """
     order = "the key slice in the middle, its neighbours in order" * (num_slices > 1)
-    pixels = {**HU_INPUT["image_hu"], "shape": [None, None, None, num_slices]}
+    asked = None if reach_mm else num_slices
+    if reach_mm:
+        order += f", an odd number in all, {reach_mm:g} mm to each side or to the volume's end"
+    pixels = {**HU_INPUT["image_hu"], "shape": [None, None, None, asked]}
     pixels["meaning"] = f"[batch, height, width, slice], any size; {order or 'one slice'}"
-    png = {**PNG_INPUT["png"], "shape": [None, num_slices]}
+    png = {**PNG_INPUT["png"], "shape": [None, asked]}
     png["meaning"] = f"[batch, slice]; {order or 'one slice'}" + (
         "; an empty string stands for a missing neighbour; all images of a batch have one size"
     ) * (num_slices > 1)
-    further = {"spacing_mm": SPACING_INPUT} if has_spacing else {}
+    spacing = SPACING_3D_INPUT if reach_mm else SPACING_INPUT
+    further = {"spacing_mm": spacing} if has_spacing or reach_mm else {}
     return {
         "serving_default": {
             "inputs": {"image_hu": pixels, **further},

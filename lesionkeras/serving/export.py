@@ -18,7 +18,12 @@ from lesionkeras.errors import ExportError
 from lesionkeras.models.detector import Detector
 from lesionkeras.recipe import digest
 from lesionkeras.serving.contract import describe_signatures
-from lesionkeras.serving.placing import find_resized_px, place_slices, take_boxes_back
+from lesionkeras.serving.placing import (
+    check_spacing_graph,
+    find_resized_px,
+    place_slices,
+    take_boxes_back,
+)
 from lesionkeras.serving.png import decode_png_graph, encode_stored_png
 from lesionkeras.serving.saved_model import check_warmup, pad_empty_batch, write_export
 
@@ -108,6 +113,8 @@ def make_serving_functions(model: Detector, recipe: DetectionRecipe) -> dict[str
     @tf.function(input_signature=specs, autograph=False)
     def detect_hu(image_hu: tf.Tensor, spacing_mm: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         size_px = tf.shape(image_hu)[1:3]
+        if spacing_mm is not None:
+            spacing_mm = check_spacing_graph(spacing_mm, tf.shape(image_hu)[0])
         resized_px = find_resized_px(tf.shape(image_hu), spacing_mm, data.pixel_mm)
         square_hu = pad_empty_batch(place_slices(image_hu, resized_px, data.image_size_px))
         found = model.detect(window_graph(square_hu, data.window_hu))

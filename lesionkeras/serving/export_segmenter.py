@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesionkeras.config import SegmentationRecipe
+from lesionkeras.config import SegmentationDataConfig, SegmentationRecipe
 from lesionkeras.ct.window import standardise_graph, window_graph
 from lesionkeras.errors import ExportError
 from lesionkeras.models.probabilities import predict_probabilities
 from lesionkeras.recipe import digest
 from lesionkeras.serving.contract import describe_segmentation_signatures
-from lesionkeras.serving.placing import find_resized_px, place_slices
+from lesionkeras.serving.placing import (
+    check_spacing_graph,
+    find_resized_px,
+    place_slices,
+    take_planes,
+)
 from lesionkeras.serving.png import decode_png_graph, encode_mask_png_graph, encode_stored_png
 from lesionkeras.serving.saved_model import check_warmup, pad_empty_batch, write_export
 
@@ -45,7 +50,8 @@ def export_segmenter(
     `image_hu`, int16 [B, H, W, C] of any size, and gives `mask`, uint8 [B, H, W];
     `serving_probability` gives probabilities instead; `serving_png` takes 16-bit PNGs, one a
     slice, and gives the mask as a PNG.  Where `data.pixel_mm` is not 0 each also takes
-    `spacing_mm`, float32 [B, 2].  A batch of none gives outputs of no rows.
+    `spacing_mm`, float32 [B, 2]; where `data.slice_mm` is not 0, [B, 3] and any odd number of
+    slices, of which the network's planes are made.  A batch of none gives outputs of no rows.
 
     Args:
         model: keras.Model from float32 [B, S, S, C] to logits [B, S, S, 1 or 3], or to a list of
@@ -67,13 +73,14 @@ def export_segmenter(
     _check_network(model, recipe)
     check_warmup(warmup_hu, data.slices)
     signatures = describe_segmentation_signatures(
-        data.slices, bool(data.pixel_mm), _name_found(model, recipe)
+        data.slices, bool(data.pixel_mm), _name_found(model, recipe), find_reach_mm(data)
     )
     promises = {
         "recipe_digest": digest(recipe),
         "labels": list(LABELS),
         "image_size_px": data.image_size_px,
         "pixel_mm": data.pixel_mm,
+        "slice_mm": data.slice_mm,
         "window_hu": list(data.window_hu),
         "normalisation": data.normalisation,
         "inference": asdict(recipe.inference),
@@ -81,7 +88,9 @@ def export_segmenter(
         "signatures": signatures,
         "metadata": metadata or {},
     }
-    spacing_mm = warmup_spacing_mm if data.pixel_mm else None
+    spacing_mm: tuple[float, ...] = warmup_spacing_mm if data.pixel_mm else ()
+    if find_reach_mm(data):
+        spacing_mm = (data.slice_mm, *warmup_spacing_mm)
     requests = make_warmup_requests(warmup_hu, spacing_mm)
     functions = make_serving_functions(model, recipe)
     return write_export(out_dir, recipe.name, functions, requests, promises)
@@ -101,15 +110,21 @@ def make_serving_functions(model: Any, recipe: SegmentationRecipe) -> dict[str, 
     import tensorflow as tf
 
     data = recipe.data
-    specs = [tf.TensorSpec([None, None, None, data.slices], tf.int16)]
-    specs += [tf.TensorSpec([None, 2], tf.float32)] * bool(data.pixel_mm)
+    reach_mm = find_reach_mm(data)
+    num_slices, axes = (None, 3) if reach_mm else (data.slices, 2)
+    specs = [tf.TensorSpec([None, None, None, num_slices], tf.int16)]
+    specs += [tf.TensorSpec([None, axes], tf.float32)] * bool(data.pixel_mm or reach_mm)
 
     # One traced function for all signatures: the network stands in the graph once.
     @tf.function(input_signature=specs, autograph=False)
     def segment_hu(image_hu: tf.Tensor, spacing_mm: tf.Tensor | None = None) -> tf.Tensor:
         size_px = tf.shape(image_hu)[1:3]
+        if spacing_mm is not None:
+            spacing_mm = check_spacing_graph(spacing_mm, tf.shape(image_hu)[0])
         resized_px = find_resized_px(tf.shape(image_hu), spacing_mm, data.pixel_mm)
         square_hu = place_slices(image_hu, resized_px, data.image_size_px)
+        if reach_mm and spacing_mm is not None:
+            square_hu = take_planes(square_hu, spacing_mm[:, 0], data.slices, data.slice_mm)
         image = window_graph(pad_empty_batch(square_hu), data.window_hu)
         if data.normalisation == "standardise":
             image = standardise_graph(image)
@@ -138,20 +153,20 @@ def make_serving_functions(model: Any, recipe: SegmentationRecipe) -> dict[str, 
 
 
 def make_warmup_requests(
-    warmup_hu: np.ndarray, spacing_mm: Sequence[float] | None
+    warmup_hu: np.ndarray, spacing_mm: Sequence[float]
 ) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Makes the requests that a server runs when it loads: one image, the batch, one as PNG.
 
     Args:
         warmup_hu: int16 [B, H, W, C], HU.
-        spacing_mm: y and x of a pixel, or None where it is not asked for.
+        spacing_mm: Of the slices as the signatures ask for it; empty where they do not.
 
     Returns:
         (signature, inputs) of each request.
     """
 
     def add_spacing(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-        if spacing_mm is None:
+        if not spacing_mm:
             return {name: rows}
         return {name: rows, "spacing_mm": np.array([spacing_mm] * len(rows), np.float32)}
 
@@ -161,6 +176,18 @@ def make_warmup_requests(
         requests.append(("serving_default", add_spacing("image_hu", warmup_hu)))
     requests.append(("serving_probability", add_spacing("image_hu", warmup_hu[:1])))
     return [*requests, ("serving_png", add_spacing("png", np.array([png], object)))]
+
+
+def find_reach_mm(data: SegmentationDataConfig) -> float:
+    """Return how far to each side of the key slice planes a common distance apart are seen.
+
+    Args:
+        data: Of a recipe.
+
+    Returns:
+        0 where a network sees whole slices, however far apart.
+    """
+    return data.slices // 2 * data.slice_mm
 
 
 def _check_network(model: Any, recipe: SegmentationRecipe) -> None:

@@ -5,10 +5,70 @@ from __future__ import annotations
 from typing import Any
 
 from lesionkeras.ct.grid import place_hu_graph
+from lesionkeras.data.slices import WHOLE
 from lesionkeras.serving.saved_model import pad_empty_batch
 
 # Beyond these a spacing is another quantity, and a resize by it would take a server's memory.
 SPACING_LIMITS_MM = (0.05, 10.0)
+
+
+def check_spacing_graph(spacing_mm: Any, num_images: Any) -> Any:
+    """Return spacings unchanged; running it raises where one cannot be a spacing.
+
+    Args:
+        spacing_mm: float32 [B, 2 or 3].
+        num_images: int32 scalar, B.
+    """
+    import tensorflow as tf
+
+    low, high = SPACING_LIMITS_MM
+    is_sane = tf.debugging.Assert(
+        tf.reduce_all((spacing_mm >= low) & (spacing_mm <= high)),
+        [f"spacing_mm must be millimetres of a pixel, {low} to {high}; found:", spacing_mm],
+    )
+    counts = [tf.shape(spacing_mm)[0], num_images]
+    is_paired = tf.debugging.Assert(
+        tf.equal(*counts),
+        ["spacing_mm must have a row for each image; found rows, images:", *counts],
+    )
+    with tf.control_dependencies([is_sane, is_paired]):
+        return tf.identity(spacing_mm)
+
+
+def take_planes(image_hu: Any, spacing_z_mm: Any, num_planes: int, slice_mm: float) -> Any:
+    """Return the planes that a network sees, as `PreparedSlices.read_image` does.
+
+    Args:
+        image_hu: int16 [B, H, W, C], slices in order, the key slice in the middle.
+        spacing_z_mm: float32 [B], from slice to slice.
+        num_planes: Odd.
+        slice_mm: From plane to plane.
+
+    Returns:
+        int16 [B, H, W, num_planes], linear between two slices; beyond the last one as that.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When run: C is even.
+    """
+    import tensorflow as tf
+
+    count = tf.shape(image_hu)[-1]
+    is_odd = tf.debugging.Assert(
+        tf.equal(count % 2, 1),
+        ["an image must have an odd number of slices, the key slice in the middle; found:", count],
+    )
+    with tf.control_dependencies([is_odd]):
+        middle = tf.cast(count // 2, tf.float64)
+    steps = tf.range(-(num_planes // 2), num_planes // 2 + 1, dtype=tf.float64) * slice_mm
+    places = steps / tf.cast(spacing_z_mm, tf.float64)[:, None]
+    whole = tf.round(places)
+    places = tf.where(tf.abs(places - whole) < WHOLE, whole, places)
+    places = middle + tf.clip_by_value(places, -middle, middle)
+    slices = tf.range(tf.cast(count, tf.float64), dtype=tf.float64)
+    shares = tf.nn.relu(1.0 - tf.abs(places[..., None] - slices))  # [B, num_planes, C]
+    image_hu, shares = (tf.cast(values, tf.float32) for values in (image_hu, shares))
+    planes = tf.einsum("bhwc,bnc->bhwn", image_hu, shares)
+    return tf.cast(tf.round(planes), tf.int16)
 
 
 def find_resized_px(image_shape: Any, spacing_mm: Any, pixel_mm: float) -> Any:
@@ -16,7 +76,7 @@ def find_resized_px(image_shape: Any, spacing_mm: Any, pixel_mm: float) -> Any:
 
     Args:
         image_shape: int32 [4], of the batch: images, rows, columns, slices.
-        spacing_mm: float32 [B, 2], y and x of a pixel.
+        spacing_mm: float32 [B, 2 or 3], (z,) y and x, checked.
         pixel_mm: Of the square's pixels; 0: all fill the square.
 
     Returns:
@@ -26,18 +86,8 @@ def find_resized_px(image_shape: Any, spacing_mm: Any, pixel_mm: float) -> Any:
 
     if not pixel_mm:
         return None
-    low, high = SPACING_LIMITS_MM
-    is_sane = tf.debugging.Assert(
-        tf.reduce_all((spacing_mm >= low) & (spacing_mm <= high)),
-        [f"spacing_mm must be millimetres of a pixel, {low} to {high}; found:", spacing_mm],
-    )
-    counts = [tf.shape(spacing_mm)[0], image_shape[0]]
-    is_paired = tf.debugging.Assert(
-        tf.equal(*counts),
-        ["spacing_mm must have a row for each image; found rows, images:", *counts],
-    )
-    with tf.control_dependencies([is_sane, is_paired]):
-        wanted = tf.cast(image_shape[1:3], tf.float64) * tf.cast(spacing_mm, tf.float64) / pixel_mm
+    pixel_mm_of = tf.cast(spacing_mm[:, -2:], tf.float64)
+    wanted = tf.cast(image_shape[1:3], tf.float64) * pixel_mm_of / pixel_mm
     return tf.maximum(1, tf.cast(tf.round(wanted), tf.int32))  # half to even, as Python's
 
 

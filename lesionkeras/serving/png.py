@@ -38,34 +38,27 @@ def decode_png_graph(png: Any) -> tf.Tensor:
     """
     import tensorflow as tf
 
-    num_slices = png.shape[1]
-    key = num_slices // 2
+    count = tf.shape(png)[1]
     # Zero bytes behind, so that a file that is too short fails this check and not the cut itself.
     padded = tf.strings.join([png, tf.constant(bytes(PNG_HEADER_BYTES))])
     kind = tf.strings.substr(padded, PNG_HEADER_BYTES - 2, 2)
-    may_be_missing = tf.constant([i != key for i in range(num_slices)])
-    missing = (tf.strings.length(png) == 0) & may_be_missing
+    is_there = (tf.strings.length(png) > 0) | (tf.range(count) == count // 2)
     is_grey = tf.debugging.Assert(
-        tf.reduce_all(missing | (kind == PNG_16_BIT_GREY)),
+        tf.reduce_all(~is_there | (kind == PNG_16_BIT_GREY)),
         ["every slice must be a 16-bit grey PNG; bit depth and colour type found:", kind],
     )
     with tf.control_dependencies([is_grey]):  # else the decoder may speak first
-        png = tf.identity(png)
-
-    def decode_stack(stack: Any) -> Any:
-        slices = {key: _decode_slice(stack[key])}
-        for distance in range(1, key + 1):  # from the middle outwards
-            for side in (-1, 1):
-                nearer = slices[key + side * (distance - 1)]
-                slices[key + side * distance] = _decode_or(stack[key + side * distance], nearer)
-        return tf.stack([slices[i] for i in range(num_slices)], axis=-1)
+        png = tf.gather(png, _find_nearest(is_there), batch_dims=1)
 
     one_pixel = tf.io.encode_png(tf.zeros([1, 1, 1], tf.uint16))
-    image_hu = tf.map_fn(
-        decode_stack,
-        pad_empty_batch(png, one_pixel),
-        fn_output_signature=tf.TensorSpec([None, None, num_slices], tf.int16),
+    slices_hu = tf.map_fn(
+        _decode_slice,
+        tf.reshape(pad_empty_batch(png, one_pixel), [-1]),
+        fn_output_signature=tf.TensorSpec([None, None], tf.int16),
     )
+    size_px = tf.shape(slices_hu)[1:]
+    stacks = tf.reshape(slices_hu, [-1, count, *tf.unstack(size_px)])
+    image_hu = tf.ensure_shape(tf.transpose(stacks, [0, 2, 3, 1]), [None, None, None, png.shape[1]])
     return image_hu[: tf.shape(png)[0]]
 
 
@@ -100,10 +93,16 @@ def encode_stored_png(slice_hu: np.ndarray) -> bytes:
     return bytes(tf.io.encode_png(stored[..., None]).numpy())
 
 
-def _decode_or(png: Any, slice_hu: Any) -> Any:
+def _find_nearest(is_there: Any) -> Any:
+    """For each place of [B, C] the place, there and towards the middle, that is nearest to it."""
     import tensorflow as tf
 
-    return tf.cond(tf.equal(png, ""), lambda: slice_hu, lambda: _decode_slice(png))
+    count = tf.shape(is_there)[1]
+    place, middle = tf.range(count), count // 2
+    wanted, other = place[:, None] - middle, place[None] - middle  # [C, 1] and [1, C]
+    is_between = (wanted * other >= 0) & (tf.abs(other) <= tf.abs(wanted))
+    distance = tf.where(is_between & is_there[:, None], tf.abs(other), -1)  # [B, C, C]
+    return tf.argmax(distance, axis=-1, output_type=tf.int32)
 
 
 def _decode_slice(png: Any) -> Any:

@@ -29,6 +29,8 @@ from lesionkeras.models import build
 from lesionkeras.recipe import digest
 from lesionkeras.serving.contract import check_contract
 from lesionkeras.serving.export_segmenter import export_segmenter, make_serving_functions
+from lesionkeras.serving.placing import take_planes
+from lesionkeras.serving.png import encode_stored_png
 from lesionkeras.serving.warmup import WARMUP_FILE
 from tests.serving.conftest import make_image_hu
 from tests.serving.test_export import run_python
@@ -282,6 +284,45 @@ def test_what_does_not_fit_is_named_and_nothing_written(networks: SimpleNamespac
     with pytest.raises(ExportError, match=r"found int16 \[0, 40, 40, 3\]"):
         export_segmenter(networks.three, THREE_CLASS, out_dir, warmup_hu=image_hu[:0])
     assert not out_dir.exists()
+
+
+def test_planes_a_common_distance_apart_are_made_of_any_odd_number_of_slices(
+    networks: SimpleNamespace, tmp_path: Path
+):
+    """Slices 2 mm apart, planes 2.5 mm: between slices, and beyond the last that is given."""
+    data = dataclasses.replace(THREE_CLASS.data, slice_mm=2.5, pixel_mm=1.6)
+    recipe = dataclasses.replace(THREE_CLASS, data=data, inference=InferenceConfig())
+    stack = np.concatenate([make_image_hu(1, 30, 36)] * 2, axis=-1)[..., :5]
+    stack[..., 3:] += np.int16([10, -40])
+    folder = export_segmenter(
+        networks.three, recipe, tmp_path / "export", warmup_hu=stack[..., 1:4]
+    )
+    contract = check_contract(folder)
+    assert contract["slice_mm"] == 2.5
+    inputs = contract["signatures"]["serving_default"]["inputs"]
+    assert inputs["image_hu"]["shape"] == [None] * 4 and inputs["spacing_mm"]["shape"] == [None, 3]
+    assert "2.5 mm to each side" in inputs["image_hu"]["meaning"]
+    serve = tf.saved_model.load(str(folder)).signatures
+    spacing_mm = tf.constant([[2.0, 1.0, 1.2]])
+    grid = find_grid((30, 36), (1.0, 1.2), 32, 1.6)
+    square = np.stack([place_hu(stack[0, ..., i], grid) for i in range(5)], -1).astype(float)
+    share = 2.5 / 2.0 - 1
+    planes = [(1 - share) * square[..., i] + share * square[..., j] for i, j in ((1, 0), (3, 4))]
+    image = np.stack([planes[0], square[..., 2], planes[1]], axis=-1).round().astype(np.int16)
+    unit = standardise_numpy(window_numpy(image, data.window_hu))
+    prob = make_predictor(networks.three, recipe.inference, "tumour")(unit[None])[0]
+    want = to_slice(prob, grid, np.float32([1, 0, 0]))
+    mask = serve["serving_default"](image_hu=tf.constant(stack), spacing_mm=spacing_mm)["mask"]
+    assert_mask(mask[0].numpy(), want, None)
+    png = [[encode_stored_png(stack[0, ..., i]) for i in range(5)]]
+    found = serve["serving_png"](png=tf.constant(png), spacing_mm=spacing_mm)["mask_png_bytes"]
+    np.testing.assert_array_equal(tf.io.decode_png(found[0])[..., 0], mask[0])
+    ended = take_planes(tf.constant(image[None]), tf.constant([1.0]), 5, 1.0)  # 3 slices, 5 planes
+    np.testing.assert_array_equal(ended[0], image[..., [0, 0, 1, 2, 2]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="an odd number of slices"):
+        serve["serving_default"](image_hu=tf.constant(stack[..., :4]), spacing_mm=spacing_mm)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be millimetres"):
+        serve["serving_default"](image_hu=tf.constant(stack), spacing_mm=0 * spacing_mm)
 
 
 def test_a_resnet50_unet_of_one_slice_is_exported_with_the_same_mask(tmp_path: Path):
