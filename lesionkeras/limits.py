@@ -228,6 +228,7 @@ PART_RULES: dict[str, dict[str, Rule]] = {
             lambda value: value == 0 or 0.1 <= value <= 20,
         ),
         "vary_slices": _SHARE,
+        "liver_hu": ("0 or a number from 1 to 300", lambda value: value == 0 or 1 <= value <= 300),
     },
 }
 # (this path, must not exceed that path)

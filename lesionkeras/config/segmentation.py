@@ -35,6 +35,10 @@ class SegmentationDataConfig:
     pixel_mm: float = 0.0
     slices: int = 3  # channels: 3 are previous, key and next slice, 5 two on each side, 1 the key
     window_hu: tuple[float, float] = (-160.0, 240.0)  # low, high (P3, 2.2)
+    # 0: HU as they are; else a scan is moved by what brings its liver's median there, as contrast
+    # agent raises it by up to 60 HU and lesions with it.  In training the mask tells where the
+    # liver is, afterwards the network, which looks at some slices first.
+    liver_hu: float = later(0.0)
     normalisation: str = "window"  # 0..1; "standardise": then zero mean, unit variance (P4, 3.2)
     rotation_deg: float = 15.0  # uniform in +-, in training (P5, 3.3)
     reverse_slices: bool = False  # half of the training images from cranial, not from caudal

@@ -25,10 +25,11 @@ from lesionkeras.ct.orientation import CANONICAL
 from lesionkeras.ct.png16 import decode_png16, to_hu
 from lesionkeras.ct.volume import make_affine
 from lesionkeras.data.cache import check_split, digest_facts, open_cache
+from lesionkeras.data.liver_level import measure_liver
 from lesionkeras.data.stacked import PackedMasks, Stacked
 from lesionkeras.errors import DataError
 
-CACHE_VERSION = 2  # raise where what `prepare_slices` writes changes
+CACHE_VERSION = 3  # raise where what `prepare_slices` writes changes
 LIVER, LESION = 1, 2  # mask values; 0 is background
 THREADS = 4  # decoding; more than two cores rarely help, as the disk is one
 AHEAD = 16  # examples in work at once
@@ -70,6 +71,7 @@ class PreparedSlices:
         source_codes: N orientations of the volume's file, in NIfTI's order of axes.
         has_liver: bool [N], of the mask before it was resized.
         has_lesion: bool [N], likewise.
+        liver_hu: float32 [N], median of the volume's liver without lesions; NaN where none is.
     """
 
     slices_hu: Stacked
@@ -87,6 +89,7 @@ class PreparedSlices:
     source_codes: tuple[str, ...]
     has_liver: np.ndarray
     has_lesion: np.ndarray
+    liver_hu: np.ndarray
 
     def __len__(self) -> int:
         return len(self.files)
@@ -304,6 +307,12 @@ def _write_slices(
     columns["neighbours"] = reach_further(
         columns["neighbours"], columns["volumes"].tolist(), columns["numbers"]
     )
+    slices_hu, masks = (
+        np.memmap(folder / name, kind, mode="r").reshape(-1, data.image_size_px, data.image_size_px)
+        for name, kind in (("slices.int16", np.int16), ("masks.uint8", np.uint8))
+    )
+    keys = columns["neighbours"][:, REACH]
+    columns["liver_hu"] = measure_liver(slices_hu, masks, keys, columns["volumes"].tolist())
     np.savez(folder / "rows.npz", **columns)
     np.save(folder / "starts.npy", np.array(starts))
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lesionkeras.config import InferenceConfig, SegmentationDataConfig, SegmentationRecipe
+from lesionkeras.config import InferenceConfig, SegmentationRecipe
 from lesionkeras.ct.grid import to_slice
 from lesionkeras.ct.orientation import reorient
 from lesionkeras.ct.volume import Source
-from lesionkeras.data.segmentation import SegmentationSplit, make_segmentation_eval
+from lesionkeras.ct.window import HU_HIGH, HU_LOW
+from lesionkeras.data.liver_level import LEAST_LIVER_PX, find_median
+from lesionkeras.data.segmentation import SegmentationSplit
+from lesionkeras.data.segmentation_batches import make_segmentation_eval
 from lesionkeras.data.slices import LESION, LIVER
 from lesionkeras.models.probabilities import predict_probabilities
 
+LOOK_SLICES = 12  # of a volume, for the level of its liver
+LOOKS = 2
 Predict = Callable[[Any], np.ndarray]
 
 
@@ -150,26 +156,56 @@ def segment_volumes(
         progress(done, total)
 
 
+def find_liver_hu(predict: Predict, volume: SegmentationSplit, recipe: SegmentationRecipe) -> float:
+    """Return the median of a volume's liver as the network finds it, the truth not being asked.
+
+    The network sees some slices as they are; then, in every further look, moved by what the look
+    before has found.
+
+    Args:
+        predict: From `make_predictor`.
+        volume: The volume; its rows in order.
+        recipe: Its data, inference and head.
+
+    Returns:
+        HU; NaN where too little liver is found.
+    """
+    count = min(LOOK_SLICES, len(volume))
+    rows = volume.rows[np.linspace(0, len(volume) - 1, count).round().astype(int)]
+    some, found_hu = SegmentationSplit(volume.slices, rows), math.nan
+    for _ in range(LOOKS):
+        counts = np.zeros(HU_HIGH - HU_LOW + 1, np.int64)
+        batches = _read(some, recipe, found_hu)
+        masks = np.concatenate([_decode(predict(image), recipe) for image, _ in batches])
+        for row, mask in zip(rows, masks, strict=True):
+            liver_hu = volume.slices.read_image(row, 1)[mask == LIVER, 0].astype(np.int64)
+            counts += np.bincount(liver_hu - HU_LOW, minlength=len(counts))
+        if counts.sum() < LEAST_LIVER_PX:
+            return math.nan
+        found_hu = find_median(counts)
+    return found_hu
+
+
 def _segment(
     predict: Predict, volume: SegmentationSplit, name: str, recipe: SegmentationRecipe
 ) -> SegmentedVolume:
-    slices, rows, inference = volume.slices, volume.rows, recipe.inference
-    is_binary = recipe.model.head == "binary"
+    slices, rows = volume.slices, volume.rows
+    liver_hu = find_liver_hu(predict, volume, recipe) if recipe.data.liver_hu else math.nan
     height, width = (int(length) for length in slices.size_px[rows[0]])
     mask = np.empty((len(rows), height, width), np.uint8)
     truth, done = np.empty_like(mask), 0
     square_masks, square_truths = [], []
-    for image, square_truth in _read(volume, recipe.data, inference.batch_size):
+    for image, square_truth in _read(volume, recipe, liver_hu):
         prob = predict(image)
         for each in prob:
             # background is what is left, also where the square does not reach
             native = to_slice(each[..., LIVER:], slices.find_grid(rows[done]))
             rest = 1.0 - native.sum(axis=-1, keepdims=True)
             whole = np.concatenate([rest, native], axis=-1)
-            mask[done] = decode_probabilities(whole, inference.threshold, is_binary)
+            mask[done] = _decode(whole, recipe)
             truth[done] = slices.own_masks[rows[done]]
             done += 1
-        square_masks.append(decode_probabilities(prob, inference.threshold, is_binary))
+        square_masks.append(_decode(prob, recipe))
         square_truths.append(square_truth.numpy())
     return SegmentedVolume(
         name=name,
@@ -219,5 +255,11 @@ def to_stored(
     return truth.T, mask.T, (k_mm, j_mm, i_mm)
 
 
-def _read(volume: SegmentationSplit, data: SegmentationDataConfig, batch_size: int) -> Any:
-    return make_segmentation_eval(volume, data, batch_size=batch_size)
+def _read(volume: SegmentationSplit, recipe: SegmentationRecipe, liver_hu: float) -> Any:
+    batch_size = recipe.inference.batch_size
+    return make_segmentation_eval(volume, recipe.data, batch_size=batch_size, liver_hu=liver_hu)
+
+
+def _decode(prob: np.ndarray, recipe: SegmentationRecipe) -> np.ndarray:
+    is_binary = recipe.model.head == "binary"
+    return decode_probabilities(prob, recipe.inference.threshold, is_binary)

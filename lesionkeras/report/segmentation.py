@@ -19,10 +19,10 @@ from lesionkeras.ct.grid import to_slice
 from lesionkeras.ct.nifti import read_nifti
 from lesionkeras.data.segmentation import (
     SegmentationSplits,
-    check_augmentation,
     check_segmentation_data,
     open_segmentation_splits,
 )
+from lesionkeras.data.segmentation_batches import check_augmentation
 from lesionkeras.data.slices import LESION, LIVER
 from lesionkeras.errors import RecipeError
 from lesionkeras.files import write_json

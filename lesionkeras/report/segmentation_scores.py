@@ -14,7 +14,8 @@ import numpy as np
 from lesionkeras.config import PostprocessConfig, SegmentationRecipe
 from lesionkeras.ct.nifti import write_nifti
 from lesionkeras.ct.volume import Volume
-from lesionkeras.data.segmentation import SegmentationSplit, make_segmentation_eval
+from lesionkeras.data.segmentation import SegmentationSplit
+from lesionkeras.data.segmentation_batches import make_segmentation_eval
 from lesionkeras.inference.postprocess import keep_slice_steps, list_variants, postprocess
 from lesionkeras.inference.volumes import (
     SegmentedVolume,

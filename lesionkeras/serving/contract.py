@@ -35,6 +35,19 @@ SPACING_INPUT: dict[str, Any] = {
     "unit": "mm",
     "meaning": "height and width of a pixel of each image",
 }
+LEVEL_INPUT: dict[str, Any] = {
+    "dtype": "float32",
+    "shape": [None],
+    "unit": "HU",
+    "meaning": "median of the liver of each image's scan, such as the median of what some of its "
+    "slices gave; NaN: found in the image alone, by a first look of the network",
+}
+LEVEL_OUTPUT: dict[str, Any] = {
+    "dtype": "float32",
+    "shape": [None],
+    "unit": "HU",
+    "meaning": "median of the liver that was given, or found; NaN: too little liver was found",
+}
 SPACING_3D_INPUT: dict[str, Any] = {
     **SPACING_INPUT,
     "shape": [None, 3],
@@ -116,7 +129,11 @@ MASK_PNG_OUTPUT: dict[str, dict[str, Any]] = {
 
 
 def describe_segmentation_signatures(
-    num_slices: int, has_spacing: bool, probabilities: Sequence[str], reach_mm: float = 0.0
+    num_slices: int,
+    has_spacing: bool,
+    probabilities: Sequence[str],
+    reach_mm: float = 0.0,
+    has_level: bool = False,
 ) -> dict[str, Signature]:
     """Returns the inputs and outputs of an exported segmenter, signature by signature.
 
@@ -127,6 +144,7 @@ def describe_segmentation_signatures(
         reach_mm: How far to each side of the key slice the network sees planes a common distance
             apart, so that as many slices, and their distance, are asked for; 0: `num_slices`
             slices however far apart.
+        has_level: Whether scans are moved by the level of their liver, so that it is asked for.
 
     Returns:
         As `describe_signatures`.
@@ -135,6 +153,29 @@ def describe_segmentation_signatures(
     >>> {name: tensor["shape"] for name, tensor in signatures["serving_png"]["inputs"].items()}
     {'png': [None, 3], 'spacing_mm': [None, 2]}
     """
+    pixels, png = _describe_slices(num_slices, reach_mm)
+    spacing = SPACING_3D_INPUT if reach_mm else SPACING_INPUT
+    further: dict[str, Any] = {"spacing_mm": spacing} if has_spacing or reach_mm else {}
+    level: dict[str, Any] = {}
+    if has_level:
+        further["liver_hu"] = LEVEL_INPUT
+        level["liver_hu"] = LEVEL_OUTPUT
+    return {
+        "serving_default": {
+            "inputs": {"image_hu": pixels, **further},
+            "outputs": {**MASK_OUTPUT, **level},
+        },
+        "serving_probability": {
+            "inputs": {"image_hu": pixels, **further},
+            "outputs": _describe_probabilities(probabilities) | level,
+        },
+        # the ending tells TensorFlow Serving's REST interface to send base64
+        "serving_png": {"inputs": {"png": png, **further}, "outputs": {**MASK_PNG_OUTPUT, **level}},
+    }
+
+
+def _describe_slices(num_slices: int, reach_mm: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is said of the input in HU, and of the same slices as PNGs."""
     order = "the key slice in the middle, its neighbours in order" * (num_slices > 1)
     asked = None if reach_mm else num_slices
     if reach_mm:
@@ -145,28 +186,19 @@ def describe_segmentation_signatures(
     png["meaning"] = f"[batch, slice]; {order or 'one slice'}" + (
         "; an empty string stands for a missing neighbour; all images of a batch have one size"
     ) * (num_slices > 1)
-    spacing = SPACING_3D_INPUT if reach_mm else SPACING_INPUT
-    further = {"spacing_mm": spacing} if has_spacing or reach_mm else {}
+    return pixels, png
+
+
+def _describe_probabilities(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {
-        "serving_default": {
-            "inputs": {"image_hu": pixels, **further},
-            "outputs": dict(MASK_OUTPUT),
-        },
-        "serving_probability": {
-            "inputs": {"image_hu": pixels, **further},
-            "outputs": {
-                f"{name}_probability": {
-                    "dtype": "float32",
-                    "shape": [None, None, None],
-                    "unit": "0..1",
-                    "meaning": f"{name}, of the input's size"
-                    + ("; tumours are part of it" if name == "liver" else ""),
-                }
-                for name in probabilities
-            },
-        },
-        # the ending tells TensorFlow Serving's REST interface to send base64
-        "serving_png": {"inputs": {"png": png, **further}, "outputs": MASK_PNG_OUTPUT},
+        f"{name}_probability": {
+            "dtype": "float32",
+            "shape": [None, None, None],
+            "unit": "0..1",
+            "meaning": f"{name}, of the input's size"
+            + ("; tumours are part of it" if name == "liver" else ""),
+        }
+        for name in names
     }
 
 

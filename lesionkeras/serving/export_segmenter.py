@@ -16,6 +16,8 @@ import numpy as np
 
 from lesionkeras.config import SegmentationDataConfig, SegmentationRecipe
 from lesionkeras.ct.window import standardise_graph, window_graph
+from lesionkeras.data.liver_level import check_level_graph, find_level_graph, move_to_level_graph
+from lesionkeras.data.slices import LIVER
 from lesionkeras.errors import ExportError
 from lesionkeras.models.probabilities import predict_probabilities
 from lesionkeras.recipe import digest
@@ -51,7 +53,8 @@ def export_segmenter(
     `serving_probability` gives probabilities instead; `serving_png` takes 16-bit PNGs, one a
     slice, and gives the mask as a PNG.  Where `data.pixel_mm` is not 0 each also takes
     `spacing_mm`, float32 [B, 2]; where `data.slice_mm` is not 0, [B, 3] and any odd number of
-    slices, of which the network's planes are made.  A batch of none gives outputs of no rows.
+    slices, of which the network's planes are made; where `data.liver_hu` is not 0, `liver_hu`,
+    float32 [B].  A batch of none gives outputs of no rows.
 
     Args:
         model: keras.Model from float32 [B, S, S, C] to logits [B, S, S, 1 or 3], or to a list of
@@ -72,28 +75,37 @@ def export_segmenter(
     data = recipe.data
     _check_network(model, recipe)
     check_warmup(warmup_hu, data.slices)
-    signatures = describe_segmentation_signatures(
-        data.slices, bool(data.pixel_mm), _name_found(model, recipe), find_reach_mm(data)
-    )
-    promises = {
+    spacing_mm: tuple[float, ...] = warmup_spacing_mm if data.pixel_mm else ()
+    if find_reach_mm(data):
+        spacing_mm = (data.slice_mm, *warmup_spacing_mm)
+    requests = make_warmup_requests(warmup_hu, spacing_mm, bool(data.liver_hu))
+    functions = make_serving_functions(model, recipe)
+    promises = _describe(model, recipe) | {"metadata": metadata or {}}
+    return write_export(out_dir, recipe.name, functions, requests, promises)
+
+
+def _describe(model: Any, recipe: SegmentationRecipe) -> dict[str, Any]:
+    """The contract's promises."""
+    data = recipe.data
+    return {
         "recipe_digest": digest(recipe),
         "labels": list(LABELS),
         "image_size_px": data.image_size_px,
         "pixel_mm": data.pixel_mm,
         "slice_mm": data.slice_mm,
         "window_hu": list(data.window_hu),
+        "level_hu": data.liver_hu,
         "normalisation": data.normalisation,
         "inference": asdict(recipe.inference),
         "postprocessing": "none: it needs whole volumes",
-        "signatures": signatures,
-        "metadata": metadata or {},
+        "signatures": describe_segmentation_signatures(
+            data.slices,
+            bool(data.pixel_mm),
+            _name_found(model, recipe),
+            reach_mm=find_reach_mm(data),
+            has_level=bool(data.liver_hu),
+        ),
     }
-    spacing_mm: tuple[float, ...] = warmup_spacing_mm if data.pixel_mm else ()
-    if find_reach_mm(data):
-        spacing_mm = (data.slice_mm, *warmup_spacing_mm)
-    requests = make_warmup_requests(warmup_hu, spacing_mm)
-    functions = make_serving_functions(model, recipe)
-    return write_export(out_dir, recipe.name, functions, requests, promises)
 
 
 def make_serving_functions(model: Any, recipe: SegmentationRecipe) -> dict[str, Any]:
@@ -104,46 +116,25 @@ def make_serving_functions(model: Any, recipe: SegmentationRecipe) -> dict[str, 
         recipe: As for `export_segmenter`.
 
     Returns:
-        "serving_default", "serving_probability" and "serving_png": functions of one tensor, or of
-        pixels and spacing, that return dicts.
+        "serving_default", "serving_probability" and "serving_png": functions of pixels and, where
+        the recipe needs them, spacing and the liver's level, that return dicts.
     """
-    import tensorflow as tf
-
-    data = recipe.data
-    reach_mm = find_reach_mm(data)
-    num_slices, axes = (None, 3) if reach_mm else (data.slices, 2)
-    specs = [tf.TensorSpec([None, None, None, num_slices], tf.int16)]
-    specs += [tf.TensorSpec([None, axes], tf.float32)] * bool(data.pixel_mm or reach_mm)
-
-    # One traced function for all signatures: the network stands in the graph once.
-    @tf.function(input_signature=specs, autograph=False)
-    def segment_hu(image_hu: tf.Tensor, spacing_mm: tf.Tensor | None = None) -> tf.Tensor:
-        size_px = tf.shape(image_hu)[1:3]
-        if spacing_mm is not None:
-            spacing_mm = check_spacing_graph(spacing_mm, tf.shape(image_hu)[0])
-        resized_px = find_resized_px(tf.shape(image_hu), spacing_mm, data.pixel_mm)
-        square_hu = place_slices(image_hu, resized_px, data.image_size_px)
-        if reach_mm and spacing_mm is not None:
-            square_hu = take_planes(square_hu, spacing_mm[:, 0], data.slices, data.slice_mm)
-        image = window_graph(pad_empty_batch(square_hu), data.window_hu)
-        if data.normalisation == "standardise":
-            image = standardise_graph(image)
-        found = predict_probabilities(model, image, recipe.inference, recipe.loss.target)
-        found = tf.ensure_shape(found, [None, data.image_size_px, data.image_size_px, len(LABELS)])
-        # Background is what is left, also where the square does not reach.
-        return _to_slices(found[..., 1:][: tf.shape(image_hu)[0]], resized_px, size_px)
+    segment_hu = _make_segment(model, recipe)
 
     def find_mask(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"mask": _decide(segment_hu(*inputs), recipe, model.outputs[0].shape[-1] == 1)}
+        found, level = segment_hu(*inputs)
+        return {"mask": _decide(found, recipe, model.outputs[0].shape[-1] == 1), **level}
 
     def find_probabilities(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        liver, tumour = tf.unstack(segment_hu(*inputs), axis=-1)
+        found, level = segment_hu(*inputs)
+        liver, tumour = found[..., 0], found[..., 1]
         both = {"liver": liver + tumour, "tumour": tumour}
-        return {f"{name}_probability": both[name] for name in _name_found(model, recipe)}
+        names = _name_found(model, recipe)
+        return {**{f"{name}_probability": both[name] for name in names}, **level}
 
-    def find_mask_png(png: tf.Tensor, *spacing_mm: tf.Tensor) -> dict[str, tf.Tensor]:
-        mask = find_mask(decode_png_graph(png), *spacing_mm)["mask"]
-        return {"mask_png_bytes": encode_mask_png_graph(mask)}
+    def find_mask_png(png: tf.Tensor, *further: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = find_mask(decode_png_graph(png), *further)
+        return {"mask_png_bytes": encode_mask_png_graph(found.pop("mask")), **found}
 
     return {
         "serving_default": find_mask,
@@ -152,30 +143,91 @@ def make_serving_functions(model: Any, recipe: SegmentationRecipe) -> dict[str, 
     }
 
 
+def _make_segment(model: Any, recipe: SegmentationRecipe) -> Any:
+    """One traced function for all signatures: the network stands in the graph once.
+
+    It gives probabilities float32 [B, H, W, 2] of liver and tumour, and, where the recipe moves
+    scans to a level, the liver's in a dict.
+    """
+    import tensorflow as tf
+
+    data, side = recipe.data, recipe.data.image_size_px
+    reach_mm, key = find_reach_mm(data), data.slices // 2
+    num_slices, axes = (None, 3) if reach_mm else (data.slices, 2)
+    further = {"spacing_mm": [None, axes]} if data.pixel_mm or reach_mm else {}
+    further |= {"liver_hu": [None]} if data.liver_hu else {}
+    specs = [tf.TensorSpec([None, None, None, num_slices], tf.int16)]
+    specs += [tf.TensorSpec(shape, tf.float32) for shape in further.values()]
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, side, side, data.slices], tf.int16)], autograph=False
+    )
+    def predict(square_hu: tf.Tensor) -> tf.Tensor:
+        image = window_graph(square_hu, data.window_hu)
+        if data.normalisation == "standardise":
+            image = standardise_graph(image)
+        found = predict_probabilities(model, image, recipe.inference, recipe.loss.target)
+        return tf.ensure_shape(found, [None, side, side, len(LABELS)])
+
+    def look(square_hu: tf.Tensor) -> tf.Tensor:
+        labels = _decide(predict(square_hu)[..., 1:], recipe, model.outputs[0].shape[-1] == 1)
+        return find_level_graph(square_hu[..., key], tf.equal(labels, LIVER))
+
+    @tf.function(input_signature=specs, autograph=False)
+    def segment_hu(image_hu: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        given, size_px = dict(zip(further, rest, strict=True)), tf.shape(image_hu)[1:3]
+        count, spacing_mm, level = tf.shape(image_hu)[0], given.get("spacing_mm"), {}
+        if spacing_mm is not None:
+            spacing_mm = check_spacing_graph(spacing_mm, count)
+        resized_px = find_resized_px(tf.shape(image_hu), spacing_mm, data.pixel_mm)
+        square_hu = place_slices(image_hu, resized_px, side)
+        if reach_mm and spacing_mm is not None:
+            square_hu = take_planes(square_hu, spacing_mm[:, 0], data.slices, data.slice_mm)
+        square_hu = pad_empty_batch(square_hu)
+        if data.liver_hu:
+            liver_hu = pad_empty_batch(check_level_graph(given["liver_hu"], count))
+            unknown = tf.math.is_nan(liver_hu)
+            liver_hu = tf.cond(
+                tf.reduce_any(unknown),
+                lambda: tf.where(unknown, look(square_hu), liver_hu),
+                lambda: liver_hu,
+            )
+            square_hu = move_to_level_graph(square_hu, liver_hu, data.liver_hu)
+            level = {"liver_hu": liver_hu[:count]}
+        # Background is what is left, also where the square does not reach.
+        return _to_slices(predict(square_hu)[..., 1:][:count], resized_px, size_px), level
+
+    return segment_hu
+
+
 def make_warmup_requests(
-    warmup_hu: np.ndarray, spacing_mm: Sequence[float]
+    warmup_hu: np.ndarray, spacing_mm: Sequence[float], has_level: bool = False
 ) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Makes the requests that a server runs when it loads: one image, the batch, one as PNG.
 
     Args:
         warmup_hu: int16 [B, H, W, C], HU.
         spacing_mm: Of the slices as the signatures ask for it; empty where they do not.
+        has_level: Whether they ask for the level of the liver; it is not known.
 
     Returns:
         (signature, inputs) of each request.
     """
 
-    def add_spacing(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-        if not spacing_mm:
-            return {name: rows}
-        return {name: rows, "spacing_mm": np.array([spacing_mm] * len(rows), np.float32)}
+    def add_further(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+        inputs = {name: rows}
+        if spacing_mm:
+            inputs["spacing_mm"] = np.array([spacing_mm] * len(rows), np.float32)
+        if has_level:
+            inputs["liver_hu"] = np.full(len(rows), np.nan, np.float32)
+        return inputs
 
     png = [encode_stored_png(slice_hu) for slice_hu in np.moveaxis(warmup_hu[0], -1, 0)]
-    requests = [("serving_default", add_spacing("image_hu", warmup_hu[:1]))]
+    requests = [("serving_default", add_further("image_hu", warmup_hu[:1]))]
     if len(warmup_hu) > 1:
-        requests.append(("serving_default", add_spacing("image_hu", warmup_hu)))
-    requests.append(("serving_probability", add_spacing("image_hu", warmup_hu[:1])))
-    return [*requests, ("serving_png", add_spacing("png", np.array([png], object)))]
+        requests.append(("serving_default", add_further("image_hu", warmup_hu)))
+    requests.append(("serving_probability", add_further("image_hu", warmup_hu[:1])))
+    return [*requests, ("serving_png", add_further("png", np.array([png], object)))]
 
 
 def find_reach_mm(data: SegmentationDataConfig) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 
 from lesionkeras.config import SegmentationLossConfig, SegmentationRecipe
-from lesionkeras.data.segmentation import SegmentationSplits, make_segmentation_train
+from lesionkeras.data.segmentation import SegmentationSplits
+from lesionkeras.data.segmentation_batches import make_segmentation_train
 from lesionkeras.data.streams import count_steps
 from lesionkeras.models import build, inference_model
 from lesionkeras.models.weights import load_backbone_weights

@@ -13,9 +13,11 @@ from lesionkeras.data.leak import LEAK_PROTOCOLS
 from lesionkeras.data.sampling import LEAK_WARNINGS
 from lesionkeras.data.segmentation import (
     SegmentationSplit,
+    open_segmentation_splits,
+)
+from lesionkeras.data.segmentation_batches import (
     make_segmentation_eval,
     make_segmentation_train,
-    open_segmentation_splits,
 )
 from lesionkeras.data.slices import PreparedSlices
 from lesionkeras.data.stacked import PackedMasks, Stacked
@@ -68,6 +70,7 @@ def make_slices(count=6):
         source_codes=("LPS",) * count,
         has_liver=np.ones(count, bool),
         has_lesion=np.ones(count, bool),
+        liver_hu=np.full(count, 60.0, np.float32),
     )
 
 

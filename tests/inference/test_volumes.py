@@ -62,6 +62,7 @@ def make_split():
         source_codes=("RAS",) * 3 + ("LPS",) * 3,
         has_liver=np.ones(6, bool),
         has_lesion=np.ones(6, bool),
+        liver_hu=np.full(6, 100.0, np.float32),
     )
     return SegmentationSplit(slices, np.arange(6)), own
 
