@@ -14,13 +14,12 @@ from experiments import open_data_sets
 from experiments.unet import P5_VALUES
 from experiments.unet import SMOKE as UNET_SMOKE
 from lesionkeras.cli import RunOptions, parse, run_main
-from lesionkeras.config import ResNet50UNetConfig, ResNet50UNetRecipe, SegmentationDataConfig
+from lesionkeras.config import SEGMENTATION_PAPER, ResNet50UNetConfig, ResNet50UNetRecipe
 from lesionkeras.recipe import override
 
 PAPER = ResNet50UNetRecipe(
-    data=SegmentationDataConfig(name="liver_phantom", config="", slices=1),
-    model=ResNet50UNetConfig(in_channels=1, weights="imagenet"),  # one slice to all three colours
-)
+    **SEGMENTATION_PAPER, model=ResNet50UNetConfig(in_channels=1, weights="imagenet")
+)  # one slice to all three colours
 RECIPES = {
     "default": ResNet50UNetRecipe(),
     "p5": override(PAPER, {"name": "p5", **P5_VALUES}),

@@ -14,13 +14,10 @@ from experiments import open_data_sets
 from experiments.unet import P4_VALUES
 from experiments.unet import SMOKE as UNET_SMOKE
 from lesionkeras.cli import RunOptions, parse, run_main
-from lesionkeras.config import SegmentationDataConfig, SegNetConfig, SegNetRecipe
+from lesionkeras.config import SEGMENTATION_PAPER, SegNetConfig, SegNetRecipe
 from lesionkeras.recipe import override
 
-PAPER = SegNetRecipe(
-    data=SegmentationDataConfig(name="liver_phantom", config="", slices=1),
-    model=SegNetConfig(in_channels=1, input_scaling="none"),
-)
+PAPER = SegNetRecipe(**SEGMENTATION_PAPER, model=SegNetConfig(in_channels=1, input_scaling="none"))
 RECIPES = {
     "default": SegNetRecipe(),
     "p4": override(PAPER, {"name": "p4", **P4_VALUES}),

@@ -11,8 +11,8 @@ Data: the liver phantom, or the data sets that are named, pooled.
 from __future__ import annotations
 
 from experiments import open_data_sets
+from lesionkeras import config
 from lesionkeras.cli import RunOptions, parse, run_main
-from lesionkeras.config import SegmentationDataConfig, UNetConfig, UNetRecipe
 from lesionkeras.recipe import override
 
 # P4 leaves out size, slices, augmentation and optimizer: ours, without what it does not speak of.
@@ -32,12 +32,9 @@ P5_VALUES |= {"augment.scale": (1.0, 1.0), "augment.translate_fraction": 0.0}
 P5_VALUES |= {"loss.dice_weight": 0.0, "loss.tversky_weight": 1.0, "train.epochs": 20}
 P5_VALUES |= {"optimizer.schedule": "plateau", "postprocess.closing_mm": 2.0}
 P5_VALUES |= {"train.cpu_budget_s": 0.0, "train.batch_size": 16}
-PAPER = UNetRecipe(
-    data=SegmentationDataConfig(name="liver_phantom", config="", slices=1),
-    model=UNetConfig(in_channels=1),
-)
+PAPER = config.UNetRecipe(**config.SEGMENTATION_PAPER, model=config.UNetConfig(in_channels=1))
 RECIPES = {
-    "default": UNetRecipe(),
+    "default": config.UNetRecipe(),
     "p4": override(PAPER, {"name": "p4", **P4_VALUES}),
     "p5": override(PAPER, {"name": "p5", **P5_VALUES}),
 }
@@ -47,14 +44,14 @@ SMOKE |= {"train.epochs": 2, "train.images_per_epoch": 16, "train.batch_size": 4
 SPACE = {"optimizer.learning_rate": "5e-4:5e-3:log", "loss.cross_entropy_weight": "0.3:3.0:log"}
 
 
-def check_search(recipe: UNetRecipe, options: RunOptions) -> None:
+def check_search(recipe: config.UNetRecipe, options: RunOptions) -> None:
     """Check what would fail every trial of a search."""
     from lesionkeras.report import segmentation
 
     segmentation.check_search(open_data_sets(recipe, options), recipe)
 
 
-def train_and_validate(recipe: UNetRecipe, options: RunOptions) -> dict[str, float]:
+def train_and_validate(recipe: config.UNetRecipe, options: RunOptions) -> dict[str, float]:
     """Train a trial of a search and score it on validation patients."""
     from lesionkeras.report import segmentation
 

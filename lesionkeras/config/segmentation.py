@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lesionkeras.config.shared import AugmentConfig, OptimizerConfig, later
 
@@ -199,11 +200,30 @@ SEGMENTATION_DATA = SegmentationDataConfig(
     pixel_mm=1.25,
     slices=5,
     window_hu=(-100.0, 200.0),
+    slice_mm=2.5,
+    vary_slices=0.3,
+    liver_hu=100.0,
     rotation_deg=20.0,
     reverse_slices=True,
     crop_on_liver=0.8,
+    made_lesions=0.5,
 )
-SEGMENTATION_AUGMENT = SegmentationAugmentConfig(crop_size_px=192, scale=(0.77, 1.3))
+SEGMENTATION_AUGMENT = SegmentationAugmentConfig(
+    brightness=0.03,
+    gamma=(0.9, 1.1),
+    noise_std=0.02,
+    scale=(0.77, 1.3),
+    crop_size_px=192,
+    contrast=0.2,
+    sharpness=0.5,
+)
+SEGMENTATION_POSTPROCESS = PostprocessConfig(min_lesion_mm3=50.0)
+# Where the recipes of P4 and P5 begin: nothing of the above but what the papers leave open.
+SEGMENTATION_PAPER: dict[str, Any] = {
+    "data": SegmentationDataConfig(name="liver_phantom", config="", slices=1),
+    "augment": SegmentationAugmentConfig(crop_size_px=192, scale=(0.77, 1.3)),
+    "postprocess": PostprocessConfig(),
+}
 SEGMENTATION_OPTIMIZER = OptimizerConfig(
     learning_rate=2e-3, warmup_fraction=0.05, ema_momentum=0.99
 )
@@ -221,7 +241,7 @@ class SegmentationRecipe:
     optimizer: OptimizerConfig = SEGMENTATION_OPTIMIZER
     train: SegmentationTrainConfig = field(default_factory=SegmentationTrainConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
-    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    postprocess: PostprocessConfig = SEGMENTATION_POSTPROCESS
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
     _check_normalisation(recipe)
     check_segmenter(model)
     check_loss(recipe.loss, max(NUM_LOGITS[model.head], 2))
+    _check_level(recipe)
     check_size(model, recipe.data.image_size_px)
     if recipe.augment.crop_size_px:
         check_size(model, recipe.augment.crop_size_px)
@@ -108,6 +109,19 @@ def _check_normalisation(recipe: SegmentationRecipe) -> None:
         wanted="data.normalisation=window, or model.input_scaling=none without weights",
         next_step="set data.normalisation=window",
     )
+
+
+def _check_level(recipe: SegmentationRecipe) -> None:
+    """Raise if scans shall be moved to a level of the liver by a network that does not know it."""
+    knows_liver = recipe.model.head != "binary" or recipe.loss.target == "liver"
+    if recipe.data.liver_hu and not knows_liver:
+        raise RecipeError(
+            "A network that finds tumours alone cannot tell the level of the liver",
+            where="data.liver_hu",
+            found=f"{recipe.data.liver_hu:g} with model.head=binary and loss.target=tumour",
+            wanted="data.liver_hu=0, or model.head=three_class",
+            next_step="set data.liver_hu=0",
+        )
 
 
 def open_run(

@@ -332,6 +332,31 @@ def test_half_of_the_images_are_read_from_cranial():
     assert 8 <= turned <= 32
 
 
+def test_scans_are_moved_to_the_level_of_their_liver():
+    """In training by the masks; afterwards by what is found, and not at all if nothing is."""
+    slices = replace(make_slices(), liver_hu=np.float32([60, 60, 55, 55, np.nan, np.nan]))
+    split = SegmentationSplit(slices, np.arange(6))
+    data = replace(DATA, rotation_deg=0.0, slices=1)
+    levelled = replace(data, liver_hu=65.0)
+
+    def read(data, **found):
+        batches = make_segmentation_eval(split, data, batch_size=6, **found)
+        ((image, _),) = batches
+        return image.numpy()
+
+    plain = read(data)
+    added = np.float32([0.05, 0.05, 0.1, 0.1, 0, 0])[:, None, None, None]
+    np.testing.assert_allclose(read(levelled), plain + added, atol=1e-6)
+    np.testing.assert_allclose(
+        read(levelled, liver_hu=80.0), np.maximum(plain - 0.15, 0), atol=1e-6
+    )
+    np.testing.assert_array_equal(read(levelled, liver_hu=np.nan), plain)
+    np.testing.assert_array_equal(read(data, liver_hu=80.0), plain)
+    trained = [image for image, _ in take(3, augment=STILL, data=levelled, split=split)]
+    livers = {round(float(np.median(image[3:5, 4:12])), 2) for batch in trained for image in batch}
+    assert livers == {0.6, 0.65, 0.7}
+
+
 @pytest.mark.parametrize(("slice_mm", "step"), [(0.0, 10), (2.0, 4)])
 def test_channels_lie_0_to_2_times_as_far_apart_in_a_share_of_the_images(slice_mm, step):
     slices = make_ramp(spacing_mm=5.0)

@@ -300,3 +300,15 @@ def test_planes_end_where_slices_are_missing(tmp_path):
     prepared = prepare_slices(FakeBuilder(tmp_path, records), "train", data)
     found = [prepared.read_image(row, 5, 10.0)[0, 0].tolist() for row in range(2)]
     assert found == [[1, 1, 1, 2, 2], [3, 3, 4, 5, 5]]
+
+
+def test_the_level_of_each_volumes_liver(tmp_path):
+    """Slices 1 to 3 of four hold liver, of z + 1 HU; the lesion in slice 2 does not count."""
+    records = make_volume(4) + make_volume(1, volume="v2")
+    prepared = prepare_slices(
+        FakeBuilder(tmp_path, records), "train", replace(DATA, image_size_px=8)
+    )
+    assert prepared.liver_hu[:4].tolist() == [3.0] * 4  # 16 px of 2, 10 of 3, 16 of 4 HU
+    assert np.isnan(prepared.liver_hu[4])
+    joined = join_slices([prepared, prepared])
+    assert joined.liver_hu.shape == (10,)

@@ -14,6 +14,7 @@ from lesionkeras.data.stacked import PackedMasks, Stacked
 from lesionkeras.inference.volumes import (
     SegmentedVolume,
     decode_probabilities,
+    find_liver_hu,
     is_scattered,
     list_volumes,
     make_predictor,
@@ -91,6 +92,37 @@ def test_volumes_come_back_whole_in_order_and_in_their_own_pixels():
                 assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.9
             assert np.array_equal(volume.square_truths[z], split.slices.masks[row])
         assert (volume.square_masks == volume.square_truths).mean() > 0.97
+
+
+def test_the_level_of_the_liver_is_what_the_network_finds_and_not_the_truth():
+    """Livers of 50 HU are wanted at 70: greys are read there, and in the first look as they are."""
+    split, _ = make_split()
+    data = replace(RECIPE.data, liver_hu=70.0)
+    recipe = replace(RECIPE, data=data)
+    seen = []
+
+    def predict(image):
+        seen.append(float(np.median(image[image > 0.3])))
+        greys = np.float32([0.1, 0.5, 0.9]) + (0.2 if seen[-1] > 0.6 else 0.0)
+        logits = -400.0 * np.square(image - greys)
+        return tf.nn.softmax(logits).numpy()
+
+    volume = SegmentationSplit(split.slices, np.array([1, 2, 0]))
+    assert find_liver_hu(predict, volume, recipe) == 50.0  # `slices.liver_hu` says 100
+    assert [round(grey, 2) for grey in seen] == [0.5, 0.5, 0.7, 0.7]  # batches of 2 and 1, twice
+    first, _ = segment_volumes(predict, split, recipe)
+    assert (first.square_masks == first.square_truths).mean() > 0.97
+
+
+def test_without_liver_there_is_no_level():
+    split, _ = make_split()
+    recipe = replace(RECIPE, data=replace(RECIPE.data, liver_hu=70.0))
+
+    def predict(image):
+        return np.tile(np.float32([1, 0, 0]), (*image.shape[:3], 1))
+
+    assert np.isnan(find_liver_hu(predict, SegmentationSplit(split.slices, np.arange(3)), recipe))
+    assert not any(volume.mask.any() for volume in segment_volumes(predict, split, recipe))
 
 
 def test_a_volume_may_be_there_in_part_and_twice():

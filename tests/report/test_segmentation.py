@@ -58,6 +58,11 @@ def test_start_takes_as_many_channels_as_slices(tmp_path):
             {"model.head": "binary", "loss.class_weights": (1, 2, 3)},
             "found 3 numbers, wanted 2",
         ),
+        (
+            UNetRecipe,
+            {"model.head": "binary", "data.liver_hu": 100.0},
+            "cannot tell the level of the liver in data.liver_hu: found 100 with",
+        ),
         (UNetRecipe, {"data.protocol": "p5", "data.held_out": "a"}, "held out by name"),
         (
             SegNetRecipe,
@@ -75,6 +80,12 @@ def test_start_refuses_what_cannot_be_trained(tmp_path, recipe, changes, message
     with pytest.raises(RecipeError, match=message):
         segmentation.check_start(override(recipe(), changes), tmp_path / "run", "x")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_the_liver_tells_its_level(tmp_path):
+    changes = {"model.head": "binary", "loss.target": "liver", "data.liver_hu": 100.0}
+    recipe = override(UNetRecipe(), changes)
+    assert segmentation.check_start(recipe, tmp_path / "run", "x").data.liver_hu == 100.0
 
 
 def test_an_image_of_zero_mean_is_not_scaled(tmp_path):

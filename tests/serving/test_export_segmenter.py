@@ -325,6 +325,48 @@ def test_planes_a_common_distance_apart_are_made_of_any_odd_number_of_slices(
         serve["serving_default"](image_hu=tf.constant(stack), spacing_mm=0 * spacing_mm)
 
 
+def test_the_level_of_the_liver_is_asked_for_and_else_found_and_told(
+    networks: SimpleNamespace, tmp_path: Path
+):
+    data = dataclasses.replace(THREE_CLASS.data, image_size_px=48, liver_hu=100.0)
+    recipe = dataclasses.replace(THREE_CLASS, data=data, inference=InferenceConfig())
+    images = make_image_hu(2, 48, 48)
+    folder = export_segmenter(networks.three, recipe, tmp_path / "export", warmup_hu=images)
+    contract = check_contract(folder)
+    assert contract["level_hu"] == 100.0
+    signature = contract["signatures"]["serving_default"]
+    assert signature["inputs"]["liver_hu"]["shape"] == [None]
+    assert list(signature["outputs"]) == ["mask", "liver_hu"]
+    serve = tf.saved_model.load(str(folder)).signatures
+    call = serve["serving_default"]
+    given = call(image_hu=tf.constant(images), liver_hu=tf.constant([85.0, 117.5]))
+    assert given["liver_hu"].numpy().tolist() == [85.0, 117.5]
+    plain = dataclasses.replace(recipe, data=dataclasses.replace(data, liver_hu=0.0))
+    for i, shift in enumerate((15, -18)):  # half to even
+        moved = (images[i] + shift).clip(-1024, 3071).astype(np.int16)
+        want = predict_in_process(networks.three, plain, moved, (1.0, 1.0))
+        assert_mask(given["mask"][i].numpy(), want, None)
+
+    found = call(image_hu=tf.constant(images), liver_hu=tf.constant([np.nan, 117.5]))
+    first = decode_probabilities(
+        predict_in_process(networks.three, plain, images[0], (1.0, 1.0)), 0.0, False
+    )
+    liver = np.sort(images[0, ..., 1][first == 1])
+    assert len(liver) >= 400
+    level = float(liver[(len(liver) - 1) // 2])
+    assert found["liver_hu"].numpy().tolist() == [level, 117.5]
+    again = call(image_hu=tf.constant(images), liver_hu=tf.constant([level, 117.5]))
+    np.testing.assert_array_equal(found["mask"], again["mask"])
+    small = serve["serving_probability"](
+        image_hu=tf.zeros([1, 1, 1, 3], tf.int16), liver_hu=tf.constant([np.nan])
+    )
+    assert sorted(small) == ["liver_hu", "liver_probability", "tumour_probability"]
+    none = call(image_hu=tf.zeros([0, 9, 9, 3], tf.int16), liver_hu=tf.zeros([0]))
+    assert none["mask"].shape == (0, 9, 9) and none["liver_hu"].shape == (0,)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a value for each image"):
+        call(image_hu=tf.constant(images), liver_hu=tf.constant([np.nan]))
+
+
 def test_a_resnet50_unet_of_one_slice_is_exported_with_the_same_mask(tmp_path: Path):
     """P5's network: one slice that all three colours see, scaled as ImageNet's weights want it."""
     recipe = ResNet50UNetRecipe(
