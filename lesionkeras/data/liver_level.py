@@ -78,12 +78,12 @@ def move_to_level_graph(image_hu: Any, found_hu: Any, wanted_hu: float) -> Any:
 
     Args:
         image_hu: int16 [B, S, S, C] HU.
-        found_hu: float32 [B]; NaN where none was found.
+        found_hu: float32 [B]; 0 where none was found.
         wanted_hu: The level, not 0.
     """
     import tensorflow as tf
 
-    shift = tf.where(tf.math.is_nan(found_hu), 0.0, tf.round(wanted_hu - found_hu))
+    shift = tf.where(tf.equal(found_hu, 0.0), 0.0, tf.round(wanted_hu - found_hu))
     moved = tf.cast(image_hu, tf.int32) + tf.cast(shift, tf.int32)[:, None, None, None]
     return tf.cast(tf.clip_by_value(moved, HU_LOW, HU_HIGH), tf.int16)
 
@@ -96,7 +96,7 @@ def find_level_graph(slice_hu: Any, is_liver: Any) -> Any:
         is_liver: bool [B, S, S].
 
     Returns:
-        float32 [B]; NaN where less than LEAST_LIVER_PX is liver.
+        float32 [B]; 0 where less than LEAST_LIVER_PX is liver.
     """
     import tensorflow as tf
 
@@ -104,7 +104,7 @@ def find_level_graph(slice_hu: Any, is_liver: Any) -> Any:
         found = tf.sort(tf.boolean_mask(tf.cast(row[0], tf.float32), row[1]))
         count = tf.size(found)
         return tf.cond(
-            count >= LEAST_LIVER_PX, lambda: found[(count - 1) // 2], lambda: tf.constant(math.nan)
+            count >= LEAST_LIVER_PX, lambda: found[(count - 1) // 2], lambda: tf.constant(0.0)
         )
 
     return tf.map_fn(find, (slice_hu, is_liver), fn_output_signature=tf.TensorSpec([], tf.float32))

@@ -72,17 +72,16 @@ def predict_png(
     Raises:
         LesionKerasError: The server cannot be reached or refuses the request.
     """
-    inputs: dict[str, Any] = {"png": [_encode(slices)]}
-    if spacing_mm is not None:
-        inputs["spacing_mm"] = [list(spacing_mm)]
+    inputs = _describe_stack(slices, spacing_mm, None)
     return _read(url, _post(url, "serving_png", inputs, timeout_s), _cut_padding)[0]
 
 
 def segment_png(
     url: str,
     slices: list[bytes],
-    spacing_mm: tuple[float, float] | None = None,
+    spacing_mm: tuple[float, ...] | None = None,
     timeout_s: float = 60.0,
+    liver_hu: float | None = None,
 ) -> np.ndarray:
     """Segments one slice stack given as files.
 
@@ -90,8 +89,10 @@ def segment_png(
         url: As in `predict`.
         slices: Bytes of 16-bit grey PNGs (stored = HU + 32768), as many as the contract says, the
             key slice in the middle; `b""` for a missing neighbour.
-        spacing_mm: Height and width of a pixel, where the contract asks for it.
+        spacing_mm: Height and width of a pixel, before them from slice to slice, as the contract
+            asks for it.
         timeout_s: As in `predict`.
+        liver_hu: Median of the scan's liver, where the contract asks for it; 0: not known.
 
     Returns:
         uint8 [H, W]: 0 background, 1 liver, 2 tumour.
@@ -99,11 +100,44 @@ def segment_png(
     Raises:
         LesionKerasError: The server cannot be reached or refuses the request.
     """
+    inputs = _describe_stack(slices, spacing_mm, liver_hu)
+    return _read(url, _post(url, "serving_png", inputs, timeout_s), _decode_mask)
+
+
+def look_for_liver(
+    url: str,
+    slices: list[bytes],
+    spacing_mm: tuple[float, ...] | None = None,
+    timeout_s: float = 60.0,
+) -> float:
+    """Asks for the level of the liver in one slice stack, of a network that wants to know it.
+
+    Args:
+        url: As in `predict`.
+        slices: As in `segment_png`.
+        spacing_mm: As in `segment_png`.
+        timeout_s: As in `predict`.
+
+    Returns:
+        Median of the liver, HU; 0 where too little of it is found.  The median of what some slices
+        of a scan say, without the zeros, is the scan's `liver_hu` of `segment_png`.
+
+    Raises:
+        LesionKerasError: The server cannot be reached or refuses the request.
+    """
+    found = _post(url, "serving_png", _describe_stack(slices, spacing_mm, 0.0), timeout_s)
+    return _read(url, found, lambda outputs: float(outputs["liver_hu"][0]))
+
+
+def _describe_stack(
+    slices: list[bytes], spacing_mm: tuple[float, ...] | None, liver_hu: float | None
+) -> dict[str, Any]:
     inputs: dict[str, Any] = {"png": [_encode(slices)]}
     if spacing_mm is not None:
         inputs["spacing_mm"] = [list(spacing_mm)]
-    found = _post(url, "serving_png", inputs, timeout_s)
-    return _read(url, found, _decode_mask)
+    if liver_hu is not None:
+        inputs["liver_hu"] = [liver_hu]
+    return inputs
 
 
 def _encode(slices: list[bytes]) -> list[dict[str, str]]:

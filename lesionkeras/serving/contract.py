@@ -40,13 +40,13 @@ LEVEL_INPUT: dict[str, Any] = {
     "shape": [None],
     "unit": "HU",
     "meaning": "median of the liver of each image's scan, such as the median of what some of its "
-    "slices gave; NaN: found in the image alone, by a first look of the network",
+    "slices gave; 0: not known, and found in the image alone by a first look of the network",
 }
 LEVEL_OUTPUT: dict[str, Any] = {
     "dtype": "float32",
     "shape": [None],
     "unit": "HU",
-    "meaning": "median of the liver that was given, or found; NaN: too little liver was found",
+    "meaning": "median of the liver that was given, or found; 0: too little liver was found",
 }
 SPACING_3D_INPUT: dict[str, Any] = {
     **SPACING_INPUT,

@@ -186,7 +186,7 @@ def _make_segment(model: Any, recipe: SegmentationRecipe) -> Any:
         square_hu = pad_empty_batch(square_hu)
         if data.liver_hu:
             liver_hu = pad_empty_batch(check_level_graph(given["liver_hu"], count))
-            unknown = tf.math.is_nan(liver_hu)
+            unknown = tf.equal(liver_hu, 0.0)  # not NaN, which JSON does not know
             liver_hu = tf.cond(
                 tf.reduce_any(unknown),
                 lambda: tf.where(unknown, look(square_hu), liver_hu),
@@ -219,7 +219,7 @@ def make_warmup_requests(
         if spacing_mm:
             inputs["spacing_mm"] = np.array([spacing_mm] * len(rows), np.float32)
         if has_level:
-            inputs["liver_hu"] = np.full(len(rows), np.nan, np.float32)
+            inputs["liver_hu"] = np.zeros(len(rows), np.float32)
         return inputs
 
     png = [encode_stored_png(slice_hu) for slice_hu in np.moveaxis(warmup_hu[0], -1, 0)]

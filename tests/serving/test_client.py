@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lesionkeras.errors import LesionKerasError
-from lesionkeras.serving.client import predict, predict_png, segment_png
+from lesionkeras.serving.client import look_for_liver, predict, predict_png, segment_png
 
 BOXES = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], [0.0, 0.0, 0.0, 0.0]]
 MASK = np.array([[0, 1, 2], [2, 0, 1]], np.uint8)
@@ -40,6 +40,10 @@ class Handler(BaseHTTPRequestHandler):
         if "unet" in self.path:  # as TensorFlow Serving answers: one output, without its name
             png = cv2.imencode(".png", MASK)[1].tobytes()
             answer = [{"b64": base64.b64encode(png).decode()}]
+        if "level" in self.path:
+            png = cv2.imencode(".png", MASK)[1].tobytes()
+            png_b64 = {"b64": base64.b64encode(png).decode()}
+            answer = {"mask_png_bytes": [png_b64], "liver_hu": [91.5]}
         if values == []:
             status, answer = 400, {"error": "Tensor :0 is empty"}
         self.send_response(status)
@@ -94,6 +98,18 @@ def test_segment_png_gives_the_mask(url: str):
         b"next",
     ]
     assert body["inputs"]["spacing_mm"] == [[0.7, 0.8]] and list(without["inputs"]) == ["png"]
+
+
+def test_the_level_of_the_liver_is_asked_for_and_sent(url: str):
+    url = url.replace("ssd", "level")
+    stack = [b"a", b"b", b"c"]
+    assert look_for_liver(url, stack, (2.5, 0.7, 0.8)) == 91.5
+    np.testing.assert_array_equal(segment_png(url, stack, (2.5, 0.7, 0.8), liver_hu=91.5), MASK)
+    first, second = (body["inputs"] for _, body in Handler.received)
+    assert first["spacing_mm"] == second["spacing_mm"] == [[2.5, 0.7, 0.8]]
+    assert (first["liver_hu"], second["liver_hu"]) == ([0.0], [91.5])
+    with pytest.raises(LesionKerasError, match="answer is not this network's"):
+        look_for_liver(url.replace("level", "unet"), stack)
 
 
 def test_another_network_is_said(url: str):

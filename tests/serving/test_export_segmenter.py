@@ -347,7 +347,7 @@ def test_the_level_of_the_liver_is_asked_for_and_else_found_and_told(
         want = predict_in_process(networks.three, plain, moved, (1.0, 1.0))
         assert_mask(given["mask"][i].numpy(), want, None)
 
-    found = call(image_hu=tf.constant(images), liver_hu=tf.constant([np.nan, 117.5]))
+    found = call(image_hu=tf.constant(images), liver_hu=tf.constant([0.0, 117.5]))
     first = decode_probabilities(
         predict_in_process(networks.three, plain, images[0], (1.0, 1.0)), 0.0, False
     )
@@ -358,13 +358,14 @@ def test_the_level_of_the_liver_is_asked_for_and_else_found_and_told(
     again = call(image_hu=tf.constant(images), liver_hu=tf.constant([level, 117.5]))
     np.testing.assert_array_equal(found["mask"], again["mask"])
     small = serve["serving_probability"](
-        image_hu=tf.zeros([1, 1, 1, 3], tf.int16), liver_hu=tf.constant([np.nan])
+        image_hu=tf.zeros([1, 1, 1, 3], tf.int16), liver_hu=tf.constant([0.0])
     )
+    assert small["liver_hu"].numpy().tolist() == [0.0]
     assert sorted(small) == ["liver_hu", "liver_probability", "tumour_probability"]
     none = call(image_hu=tf.zeros([0, 9, 9, 3], tf.int16), liver_hu=tf.zeros([0]))
     assert none["mask"].shape == (0, 9, 9) and none["liver_hu"].shape == (0,)
     with pytest.raises(tf.errors.InvalidArgumentError, match="a value for each image"):
-        call(image_hu=tf.constant(images), liver_hu=tf.constant([np.nan]))
+        call(image_hu=tf.constant(images), liver_hu=tf.constant([85.0]))
 
 
 def test_a_resnet50_unet_of_one_slice_is_exported_with_the_same_mask(tmp_path: Path):
