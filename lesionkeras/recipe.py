@@ -152,6 +152,8 @@ def to_json(recipe: Any) -> dict[str, Any]:
 def from_json(tree: Mapping[str, Any], cls: type[Recipe], where: str = "the recipe") -> Recipe:
     """Makes a recipe from what `to_json` gave; fields that are left out keep their default.
 
+    A part that names all fields but later ones is older than these: they have the field's default.
+
     Args:
         tree: Field name to value, dict or list.
         cls: The dataclass to make.
@@ -163,7 +165,7 @@ def from_json(tree: Mapping[str, Any], cls: type[Recipe], where: str = "the reci
     Raises:
         RecipeError: Unknown field (the nearest is named), wrong type, value out of range.
     """
-    changes = flatten_tree(tree)
+    changes = _list_not_yet(tree, cls()) | flatten_tree(tree)
     try:
         return override(cls(), changes)
     except RecipeError as error:
@@ -174,6 +176,17 @@ def from_json(tree: Mapping[str, Any], cls: type[Recipe], where: str = "the reci
             wanted=error.wanted,
             next_step=error.next_step,
         ) from error
+
+
+def _list_not_yet(tree: Mapping[str, Any], base: Any, prefix: str = "") -> dict[str, Any]:
+    """Lists later fields, and their values, that a whole part of a recipe does not name."""
+    missing = [field for field in dataclasses.fields(base) if field.name not in tree]
+    is_whole = all(field.metadata.get("later") for field in missing)
+    values = {prefix + field.name: field.default for field in missing if is_whole}
+    for name, part in tree.items():
+        if isinstance(part, Mapping) and dataclasses.is_dataclass(getattr(base, name, None)):
+            values |= _list_not_yet(part, getattr(base, name), f"{prefix}{name}.")
+    return values
 
 
 def read_recipe(path: Path | str, cls: type[Recipe], experiment: str = "") -> Recipe:

@@ -355,3 +355,21 @@ def test_a_run_from_before_a_field_came_reads_as_its_default():
     tree = to_json(SSDRecipe())
     del tree["train"]["cpu_budget_s"], tree["data"]["held_out"]
     assert from_json(tree, SSDRecipe) == SSDRecipe()
+
+
+def test_a_record_from_before_a_field_was_there_has_the_fields_default():
+    """Today's default of a network may set a field that yesterday's runs did not have."""
+    from lesionkeras.config import UNetRecipe
+
+    tree = to_json(UNetRecipe())
+    assert from_json(tree, UNetRecipe) == UNetRecipe()
+    for name in ("slice_mm", "vary_slices", "liver_hu", "made_lesions"):
+        del tree["data"][name]
+    del tree["augment"]["contrast"]
+    old = from_json(tree, UNetRecipe)
+    assert (old.data.slice_mm, old.data.liver_hu, old.data.made_lesions) == (0.0, 0.0, 0.0)
+    assert (old.augment.contrast, old.augment.sharpness) == (0.0, 0.5)
+    written_by_hand = {"data": {"window_hu": [-50.0, 150.0]}, "augment": {"contrast": 0.1}}
+    new = from_json(written_by_hand, UNetRecipe)
+    assert (new.data.slice_mm, new.data.liver_hu) == (2.5, 100.0)
+    assert (new.augment.contrast, new.augment.sharpness) == (0.1, 0.5)

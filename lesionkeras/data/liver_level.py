@@ -33,7 +33,7 @@ def measure_liver(
     """
     counts: dict[str, np.ndarray] = {}
     for mask, key, volume in zip(masks, key_rows, volumes, strict=True):
-        liver_hu = slices_hu[key][mask == 1]
+        liver_hu = slices_hu[key][mask == 1]  # without lesions, which are 2
         found = np.bincount(liver_hu.astype(np.int64) - HU_LOW, minlength=HU_HIGH - HU_LOW + 1)
         counts[volume] = counts.get(volume, 0) + found
     medians = {volume: find_median(found) for volume, found in counts.items()}

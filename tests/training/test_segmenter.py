@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tensorflow.python.framework import config
 
-from lesionkeras.config import AugmentConfig, UNetConfig, UNetRecipe
+from lesionkeras.config import SegmentationAugmentConfig, UNetConfig, UNetRecipe
 from lesionkeras.data.segmentation import SegmentationSplit, SegmentationSplits
 from lesionkeras.recipe import override
 from lesionkeras.segmentation_losses import segmentation_loss
@@ -25,7 +25,7 @@ from tests.data.test_segmentation import DATA, SIDE, make_slices
 RECIPE = override(
     UNetRecipe(
         data=DATA,
-        augment=AugmentConfig(crop_size_px=0),
+        augment=SegmentationAugmentConfig(crop_size_px=0),
         model=UNetConfig(base_channels=4, depth=2, deep_supervision=0, dropout=0.2),
     ),
     {
