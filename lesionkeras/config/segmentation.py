@@ -217,11 +217,14 @@ SEGMENTATION_AUGMENT = SegmentationAugmentConfig(
     contrast=0.2,
     sharpness=0.5,
 )
+# Training shows lesions far more often than scans do: whoever learns from it finds too much.
+SEGMENTATION_INFERENCE = InferenceConfig(tumour_bias=-1.0)
 SEGMENTATION_POSTPROCESS = PostprocessConfig(min_lesion_mm3=50.0)
 # Where the recipes of P4 and P5 begin: nothing of the above but what the papers leave open.
 SEGMENTATION_PAPER: dict[str, Any] = {
     "data": SegmentationDataConfig(name="liver_phantom", config="", slices=1),
     "augment": SegmentationAugmentConfig(crop_size_px=192, scale=(0.77, 1.3)),
+    "inference": InferenceConfig(),
     "postprocess": PostprocessConfig(),
 }
 SEGMENTATION_OPTIMIZER = OptimizerConfig(
@@ -240,7 +243,7 @@ class SegmentationRecipe:
     loss: SegmentationLossConfig = field(default_factory=SegmentationLossConfig)
     optimizer: OptimizerConfig = SEGMENTATION_OPTIMIZER
     train: SegmentationTrainConfig = field(default_factory=SegmentationTrainConfig)
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    inference: InferenceConfig = SEGMENTATION_INFERENCE
     postprocess: PostprocessConfig = SEGMENTATION_POSTPROCESS
 
 
