@@ -15,6 +15,7 @@ import numpy as np
 from lesionkeras.ct.window import HU_HIGH, HU_LOW
 
 LEAST_LIVER_PX = 400  # fewer have no level
+MOST_LIVER_HU = 300.0  # beyond it a level is another quantity
 
 
 def measure_liver(
@@ -111,7 +112,7 @@ def find_level_graph(slice_hu: Any, is_liver: Any) -> Any:
 
 
 def check_level_graph(liver_hu: Any, num_images: Any) -> Any:
-    """Return levels unchanged; running it raises where there is not one for each image.
+    """Return levels unchanged; running it raises where one is none, or there is not one an image.
 
     Args:
         liver_hu: float32 [B].
@@ -124,5 +125,9 @@ def check_level_graph(liver_hu: Any, num_images: Any) -> Any:
         tf.equal(*counts),
         ["liver_hu must have a value for each image; found values, images:", *counts],
     )
-    with tf.control_dependencies([is_paired]):
+    is_sane = tf.debugging.Assert(
+        tf.reduce_all(tf.abs(liver_hu) <= MOST_LIVER_HU),  # not so of NaN
+        ["liver_hu must be the HU of a liver, or 0 where it is not known; found:", liver_hu],
+    )
+    with tf.control_dependencies([is_paired, is_sane]):
         return tf.identity(liver_hu)

@@ -366,6 +366,9 @@ def test_the_level_of_the_liver_is_asked_for_and_else_found_and_told(
     assert none["mask"].shape == (0, 9, 9) and none["liver_hu"].shape == (0,)
     with pytest.raises(tf.errors.InvalidArgumentError, match="a value for each image"):
         call(image_hu=tf.constant(images), liver_hu=tf.constant([85.0]))
+    for wrong in (np.nan, 1100.0):  # such as stored values
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be the HU of a liver"):
+            call(image_hu=tf.constant(images), liver_hu=tf.constant([85.0, wrong]))
 
 
 def test_a_resnet50_unet_of_one_slice_is_exported_with_the_same_mask(tmp_path: Path):
