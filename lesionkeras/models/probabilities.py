@@ -8,7 +8,8 @@ import keras
 
 from lesionkeras.config import InferenceConfig
 
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))  # axes of [B, H, W, C]
+LEFT_RIGHT = 2  # axis of [B, H, W, C]
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (LEFT_RIGHT,), (1,), (1, LEFT_RIGHT))
 
 
 def predict_probabilities(model: Any, image: Any, inference: InferenceConfig, target: str) -> Any:
@@ -18,15 +19,16 @@ def predict_probabilities(model: Any, image: Any, inference: InferenceConfig, ta
         model: From image float [B, S, S, C] to logits [B, S, S, 1 or 3], or to a list of them whose
             first is at full resolution.
         image: float32 [B, S, S, C].
-        inference: `flips`, and `tumour_bias` for three logits.
+        inference: `flips`, `flip_left_right`, and `tumour_bias` for three logits.
         target: What one logit is of: "tumour" or "liver".
 
     Returns:
         float32 [B, S, S, 3], probabilities of background, liver and tumour.
     """
-    ops, views = keras.ops, MIRRORS if inference.flips else MIRRORS[:1]
-    found = []
-    for axes in views:
+    ops, found = keras.ops, []
+    for axes in MIRRORS if inference.flips else MIRRORS[:1]:
+        if LEFT_RIGHT in axes and not inference.flip_left_right:
+            continue
         outputs = model(ops.flip(image, axes) if axes else image, training=False)
         logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
         prob = to_probabilities(ops.cast(logits, "float32"), inference.tumour_bias, target)

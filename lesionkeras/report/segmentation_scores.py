@@ -293,7 +293,7 @@ def make_validation(
 
     Args:
         split: The validation slices, or None.
-        recipe: Data, inference (without mirror images, which cost four times as much) and loss.
+        recipe: Data, inference (without mirror images, which cost a pass each) and loss.
 
     Returns:
         From a network to its mean Dice of tumour and liver over volumes that have them (0 where

@@ -88,7 +88,8 @@ def segment_png(
     Args:
         url: As in `predict`.
         slices: Bytes of 16-bit grey PNGs (stored = HU + 32768), as many as the contract says, the
-            key slice in the middle; `b""` for a missing neighbour.
+            key slice in the middle; `b""` for a missing neighbour.  Rows follow each other to the
+            patient's back, columns to the patient's left.
         spacing_mm: Height and width of a pixel, before them from slice to slice, as the contract
             asks for it.
         timeout_s: As in `predict`.

@@ -53,6 +53,8 @@ SPACING_3D_INPUT: dict[str, Any] = {
     "shape": [None, 3],
     "meaning": "from slice to slice, and height and width of a pixel of each image",
 }
+# As slices are shown on screens and as `ct.volume` turns what it reads.
+ORIENTATION = "rows follow each other to the patient's back, columns to the patient's left"
 PNG_INPUT: dict[str, dict[str, Any]] = {
     "png": {
         "dtype": "string",
@@ -186,6 +188,8 @@ def _describe_slices(num_slices: int, reach_mm: float) -> tuple[dict[str, Any], 
     png["meaning"] = f"[batch, slice]; {order or 'one slice'}" + (
         "; an empty string stands for a missing neighbour; all images of a batch have one size"
     ) * (num_slices > 1)
+    for found in (pixels, png):
+        found["orientation"] = ORIENTATION
     return pixels, png
 
 

@@ -189,14 +189,16 @@ def count_from_the_corner(image, training=False):
 def test_mirror_images_make_inference_equivariant(axes):
     image = np.random.default_rng(1).random((2, 6, 8, 1), np.float32)
     mirrored = np.flip(image, axes)
-    for flips, is_equal in ((True, True), (False, False)):
-        predict = make_predictor(count_from_the_corner, replace(PLAIN, flips=flips), "tumour")
+    all_four, two = replace(PLAIN, flips=True), replace(PLAIN, flips=True, flip_left_right=False)
+    for inference, is_equal in ((all_four, True), (two, axes == [1]), (PLAIN, False)):
+        predict = make_predictor(count_from_the_corner, inference, "tumour")
         first, second = predict(image), np.flip(predict(mirrored), axes)
         assert np.allclose(first, second, atol=1e-6) == is_equal
         np.testing.assert_allclose(first.sum(-1), 1.0, rtol=1e-6)
 
 
-def test_mirror_images_are_four():
+@pytest.mark.parametrize(("left_right", "views"), [(True, 4), (False, 2)])
+def test_mirror_images_are_four_or_those_that_keep_sides(left_right, views):
     seen = []
 
     def model(image, training=False):
@@ -204,8 +206,9 @@ def test_mirror_images_are_four():
         return tf.concat([image, 0 * image, 0 * image], axis=-1)
 
     image = np.random.default_rng(1).random((1, 4, 6, 1), np.float32)
-    with_flips = make_predictor(model, replace(PLAIN, flips=True), "tumour")(image)
-    assert len(seen) == 4
+    mirrored = replace(PLAIN, flips=True, flip_left_right=left_right)
+    with_flips = make_predictor(model, mirrored, "tumour")(image)
+    assert len(seen) == views
     np.testing.assert_allclose(with_flips, make_predictor(model, PLAIN, "tumour")(image), rtol=1e-6)
 
 

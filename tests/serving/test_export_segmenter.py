@@ -302,6 +302,7 @@ def test_planes_a_common_distance_apart_are_made_of_any_odd_number_of_slices(
     inputs = contract["signatures"]["serving_default"]["inputs"]
     assert inputs["image_hu"]["shape"] == [None] * 4 and inputs["spacing_mm"]["shape"] == [None, 3]
     assert "2.5 mm to each side" in inputs["image_hu"]["meaning"]
+    assert "columns to the patient's left" in inputs["image_hu"]["orientation"]
     serve = tf.saved_model.load(str(folder)).signatures
     spacing_mm = tf.constant([[2.0, 1.0, 1.2]])
     grid = find_grid((30, 36), (1.0, 1.2), 32, 1.6)
