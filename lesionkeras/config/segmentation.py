@@ -214,14 +214,13 @@ SEGMENTATION_AUGMENT = SegmentationAugmentConfig(
     brightness=0.03,
     gamma=(0.9, 1.1),
     noise_std=0.02,
-    flip_left_right=False,  # a heart beside a liver looks much like it, but lies on the other side
     scale=(0.77, 1.3),
     crop_size_px=192,
     contrast=0.2,
     sharpness=0.5,
 )
 # Training shows lesions far more often than scans do: whoever learns from it finds too much.
-SEGMENTATION_INFERENCE = InferenceConfig(flip_left_right=False, tumour_bias=-1.0)
+SEGMENTATION_INFERENCE = InferenceConfig(tumour_bias=-1.0)
 SEGMENTATION_POSTPROCESS = PostprocessConfig(min_lesion_mm3=50.0)
 # Where the recipes of P4 and P5 begin: nothing of the above but what the papers leave open.
 SEGMENTATION_PAPER: dict[str, Any] = {
@@ -256,7 +255,7 @@ class UNetRecipe(SegmentationRecipe):
 
     model: UNetConfig = field(
         default_factory=lambda: UNetConfig(
-            in_channels=5, base_channels=16, max_channels=256, depth=6, upsampling="nearest"
+            in_channels=5, base_channels=16, max_channels=256, upsampling="nearest"
         )
     )
 

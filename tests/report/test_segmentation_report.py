@@ -16,7 +16,6 @@ from matplotlib.image import imread
 from lesionkeras.config import (
     OptimizerConfig,
     PostprocessConfig,
-    SegmentationAugmentConfig,
     SegmentationDataConfig,
     SegmentationLossConfig,
     SegmentationTrainConfig,
@@ -31,7 +30,6 @@ from tests.report.test_detection_report import read_page
 
 P5 = UNetRecipe(
     data=SegmentationDataConfig(image_size_px=128, held_out_fraction=0.2, protocol="p5"),
-    augment=SegmentationAugmentConfig(),  # both flips
     model=UNetConfig(head="binary"),
     loss=SegmentationLossConfig(dice_weight=0.0, cross_entropy_weight=0.0, tversky_weight=1.0),
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-4, schedule="plateau"),
@@ -204,7 +202,7 @@ def test_same_is_only_what_decides_something(tmp_path: Path) -> None:
     assert re.search(
         r"\|loss\.dice_weight\|+1\.0\|+Dice loss \(abstract\)\|+not in use so\|", table
     )
-    assert table.count("|same|") == 4  # P5's window, rotation, flip top to bottom and gamma
+    assert table.count("|same|") == 5  # P5's window, rotation, two flips and gamma
 
 
 def test_weights_of_p5_are_its_resnets() -> None:
