@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 
 from lesionkeras.errors import RecipeError, RunError
 from lesionkeras.recipe import find_nearest
+from lesionkeras.training.progress import format_duration
 
+SHOWN_EVERY_S = 2.0
 Step = Callable[[], object]  # does one step and comes back once its result is there
 
 
@@ -22,6 +25,7 @@ def measure_rates(
     images_per_step: float,
     steps: int,
     repeats: int,
+    title: str,
     warmup_steps: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
@@ -32,22 +36,31 @@ def measure_rates(
         images_per_step: Images that one step works on.
         steps: Steps that are timed together.
         repeats: Turns of each contestant.
+        title: What is measured, for the lines that say how far it is.
         warmup_steps: Untimed steps of each before all turns: tracing, compiling, filling caches.
         clock: Seconds.
 
     Returns:
         Name -> images/s of each turn.
     """
+    print(f"Measuring {title}", file=sys.stderr, flush=True)
     for step in contestants.values():
         for _ in range(warmup_steps):
             step()
     rates: dict[str, list[float]] = {name: [] for name in contestants}
+    begin_s = shown_s = clock()
     for turn in range(repeats):
         for name in list(contestants)[:: 1 if turn % 2 == 0 else -1]:
             start_s = clock()
             for _ in range(steps):
                 contestants[name]()
-            rates[name].append(steps * images_per_step / (clock() - start_s))
+            end_s = clock()
+            rates[name].append(steps * images_per_step / (end_s - start_s))
+        if turn + 1 < repeats and end_s - shown_s >= SHOWN_EVERY_S:
+            left = format_duration((end_s - begin_s) / (turn + 1) * (repeats - turn - 1))
+            words = f"{title}: turn {turn + 1} of {repeats} of each, about {left} left"
+            print(words, file=sys.stderr, flush=True)
+            shown_s = end_s
     return rates
 
 

@@ -159,8 +159,7 @@ def check_equal(makers: Mapping[str, Callable[[], Iterable[Any]]], task: str) ->
 def _measure(
     unit: str, task: str, contestants: Mapping[str, Step], units: float, steps: int, repeats: int
 ) -> dict[str, Any]:
-    print(f"Measuring {task}", file=sys.stderr, flush=True)
-    rates = measure_rates(contestants, units, steps, repeats, warmup_steps=1)
+    rates = measure_rates(contestants, units, steps, repeats, task, warmup_steps=1)
     return {"policy": unit, "task": task, **compare(rates)}
 
 

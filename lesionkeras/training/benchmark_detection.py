@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,8 +64,8 @@ def benchmark_detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str
             tasks, note = build_contestants(recipe)
             notes += [note] * bool(note)
             for task, contestants in tasks.items():
-                print(f"Measuring {task}, {policy}", file=sys.stderr, flush=True)
-                rates = measure_rates(contestants, recipe.train.batch_size, steps, repeats)
+                counts = (recipe.train.batch_size, steps, repeats)
+                rates = measure_rates(contestants, *counts, f"{task}, {policy}")
                 for name in (each for each in rates if each != PEER):
                     pair = compare({name: rates[name], PEER: rates[PEER]})
                     rows.append({"policy": policy, "task": task, **pair})

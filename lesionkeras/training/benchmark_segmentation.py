@@ -7,8 +7,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from lesionkeras.config import UNetConfig
+from lesionkeras.errors import RunError
 from lesionkeras.models.fast import compile_inference, count_operations, make_fast
 from lesionkeras.models.freed_memory import ENVIRONMENT, keep_freed_memory
 from lesionkeras.models.unet import build_unet
@@ -29,7 +30,6 @@ Infer = Callable[[np.ndarray], np.ndarray]
 
 OURS, KERAS = "LesionKeras", "Keras"
 NO_ONEDNN = "Keras, no oneDNN"
-BATCHES = (1, 8)
 CALIBRATION_PX = 128  # side of the crop that batch norms take their statistics of
 FOREGROUND = 0.3  # share of pixels above the threshold, so that masks have something to differ in
 MATMUL_SIDE = 2048  # of the product that shows what the CPU can do
@@ -52,32 +52,22 @@ def benchmark_segmentation(
         of the same turns, with the Dice of the two masks; "arithmetic" says how near the peak.
 
     Raises:
-        RunError: MONAI's environment cannot be made, or its process ended.
+        RunError: MONAI's environment cannot be made, or a process ended before the first size of
+            batch was measured; a later end is a note.
     """
-    python = make_environment(get_peers_dir() / "-".join(MONAI_PINS).replace("==", "-"))
-    keep_freed_memory()
     images = make_images(max(batches), side_px)
     model = build_network(base_channels, images)
     rows: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        weights, files = folder / "weights.npz", folder / "images.npy"
-        np.savez(weights, **list_weights(model))  # type: ignore[arg-type]  # names, not options
-        np.save(files, images)
-        words = [str(python), monai_unet.__file__, str(weights), str(files)]
-        monai = stack.enter_context(Child("MONAI", words, ENVIRONMENT))
-        plain = stack.enter_context(
-            Child(
-                NO_ONEDNN,
-                [sys.executable, "-m", __name__, str(base_channels), str(weights), str(files)],
-                ENVIRONMENT | {"TF_ENABLE_ONEDNN_OPTS": "0"},
-            )
-        )
-        contestants = Contestants(model, images, monai, plain, folder)
+    unmeasured: list[str] = []
+    with open_contestants(model, images, base_channels) as (contestants, about):
         for batch in batches:
-            print(f"Measuring batch {batch}", file=sys.stderr, flush=True)
-            rows += contestants.measure(batch, steps, repeats)
-        about = monai.about
+            try:
+                rows += contestants.measure(batch, steps, repeats)
+            except RunError as error:  # what is measured already is not lost
+                if not rows:
+                    raise
+                unmeasured.append(f"batches of {batch} are not measured: {error}")
+                break
     arithmetic = describe_arithmetic(model, side_px, rows, contestants.peak_gflop_s)
     return {
         "benchmark": "segmentation",
@@ -93,7 +83,7 @@ def benchmark_segmentation(
         "columns": ("policy", "batch, beside", "who", "images/s"),
         "rows": rows,
         "arithmetic": arithmetic,
-        "notes": format_notes(rows, arithmetic),
+        "notes": format_notes(rows, arithmetic) + unmeasured,
     }
 
 
@@ -161,7 +151,7 @@ class Contestants:
 
         steps_of = {name: make_step(name) for name in logits}
         turns = {**steps_of, "peak": self._multiply}
-        rates = measure_rates(turns, batch, steps, repeats, warmup_steps=1)
+        rates = measure_rates(turns, batch, steps, repeats, f"batch {batch}", warmup_steps=1)
         return [
             {
                 "policy": "float32",
@@ -200,6 +190,38 @@ class Contestants:
         tf.matmul(matrix, matrix).numpy()
         rate = 2e-9 * MATMUL_SIDE**3 / (time.perf_counter() - start_s)
         self.peak_gflop_s = max(self.peak_gflop_s, rate)
+
+
+@contextmanager
+def open_contestants(
+    model: keras.Model, images: np.ndarray, base_channels: int
+) -> Iterator[tuple[Contestants, dict[str, Any]]]:
+    """Opens the processes of the others; they end with the context.
+
+    Args:
+        model: Ours, as it is trained.
+        images: float32 [N, S, S, 1].
+        base_channels: Of the first level.
+
+    Yields:
+        All who take turns, and what MONAI's process says of itself.
+
+    Raises:
+        RunError: MONAI's environment cannot be made, or a process ended at once.
+    """
+    python = make_environment(get_peers_dir() / "-".join(MONAI_PINS).replace("==", "-"))
+    keep_freed_memory()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        weights, files = folder / "weights.npz", folder / "images.npy"
+        np.savez(weights, **list_weights(model))  # type: ignore[arg-type]  # names, not options
+        np.save(files, images)
+        words = [str(python), monai_unet.__file__, str(weights), str(files)]
+        monai = stack.enter_context(Child("MONAI", words, ENVIRONMENT))
+        words = [sys.executable, "-m", __name__, str(base_channels), str(weights), str(files)]
+        variables = ENVIRONMENT | {"TF_ENABLE_ONEDNN_OPTS": "0"}
+        plain = stack.enter_context(Child(NO_ONEDNN, words, variables))
+        yield Contestants(model, images, monai, plain, folder), monai.about
 
 
 def describe_arithmetic(

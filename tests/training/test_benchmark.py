@@ -19,7 +19,7 @@ class Clock:
         return self.now_s
 
 
-def test_rates_are_measured_in_alternating_turns_after_warm_up():
+def test_rates_are_measured_in_alternating_turns_after_warm_up(capsys):
     clock, calls = Clock(), []
 
     def make_step(name: str, cost_s: float):
@@ -31,10 +31,12 @@ def test_rates_are_measured_in_alternating_turns_after_warm_up():
         return step
 
     contestants = {"ours": make_step("ours", 0.5), "peer": make_step("peer", 2.0)}
-    rates = measure_rates(contestants, images_per_step=8, steps=3, repeats=2, clock=clock)
+    rates = measure_rates(contestants, 8, steps=3, repeats=2, title="toys", clock=clock)
     assert rates == {"ours": [16.0, 16.0], "peer": [4.0, 4.0]}
     turns = ["ours"] * 2 + ["peer"] * 2 + ["ours"] * 3 + ["peer"] * 6 + ["ours"] * 3
     assert calls == turns
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["Measuring toys", "toys: turn 1 of 2 of each, about 8 s left"]
 
 
 def test_compare_gives_medians_spread_and_ratio():

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from lesionkeras.errors import RunError
 from lesionkeras.models import freed_memory
 from lesionkeras.models.fast import count_operations
 from lesionkeras.training import benchmark_segmentation as module
@@ -19,8 +20,9 @@ from lesionkeras.training.monai_unet import VARIANTS, serve
 
 arrays, images = np.load(sys.argv[1]), np.load(sys.argv[2])
 assert arrays["down0_conv1/kernel"].shape == (3, 3, 1, 2)
-wanted = np.load(sys.argv[3])
-serve({name: lambda x: wanted[: len(x)] for name in (*VARIANTS, "Keras, no oneDNN")}, images, {})
+wanted, most = np.load(sys.argv[3]), int(sys.argv[4])
+infer = lambda x: wanted[: len(x)] if len(x) <= most else sys.exit(9)
+serve({name: infer for name in (*VARIANTS, "Keras, no oneDNN")}, images, {})
 """
 
 
@@ -54,22 +56,44 @@ def test_dice_counts_pixels_above_zero_and_two_empty_masks_show_nothing():
     assert math.isnan(module.compute_dice(-np.ones(3), -np.ones(3)))
 
 
-def test_report_has_every_contestant_agreement_and_arithmetic(network, monkeypatch, tmp_path):
-    model, images = network
-    np.save(tmp_path / "logits.npy", model(images, training=False).numpy() + SHIFT)
+@pytest.fixture
+def put_stand_ins(network, monkeypatch, tmp_path):
+    """Puts peers that end at larger batches than the given in place; returns their variables."""
 
-    environments = {}
+    def put(most):
+        model, images = network
+        np.save(tmp_path / "logits.npy", model(images, training=False).numpy() + SHIFT)
+        environments = {}
 
-    def start(name, command, environment=None):
-        environments[name] = environment
-        files = [word for word in command if word.endswith((".npz", ".npy"))]
-        words = [sys.executable, "-c", STAND_IN, *files, str(tmp_path / "logits.npy")]
-        return Child(name, words, environment)
+        def start(name, command, environment=None):
+            environments[name] = environment
+            files = [word for word in command if word.endswith((".npz", ".npy"))]
+            words = [sys.executable, "-c", STAND_IN, *files, str(tmp_path / "logits.npy")]
+            return Child(name, [*words, str(most)], environment)
 
-    monkeypatch.setattr(module, "Child", start)
-    monkeypatch.setattr(module, "make_environment", lambda folder: folder / "python")
-    monkeypatch.setattr(module, "keep_freed_memory", lambda: True)
-    monkeypatch.setattr(module, "MATMUL_SIDE", 64)
+        monkeypatch.setattr(module, "Child", start)
+        monkeypatch.setattr(module, "make_environment", lambda folder: folder / "python")
+        monkeypatch.setattr(module, "keep_freed_memory", lambda: True)
+        monkeypatch.setattr(module, "MATMUL_SIDE", 64)
+        return environments
+
+    return put
+
+
+def test_a_peer_that_ends_at_larger_batches_loses_nothing_of_the_others(put_stand_ins):
+    put_stand_ins(most=1)
+    report = module.benchmark_segmentation(1, 1, 32, 2, (1, 2))
+    assert {row["task"].split(",")[0] for row in report["rows"]} == {"1"}
+    last = format_report(report).splitlines()[-1]
+    assert last.startswith("batches of 2 are not measured: A peer of the benchmark has ended")
+    assert "exit status 9" in last
+    with pytest.raises(RunError, match="exit status 9"):
+        module.benchmark_segmentation(1, 1, 32, 2, (2,))
+
+
+def test_report_has_every_contestant_agreement_and_arithmetic(network, put_stand_ins):
+    model, _ = network
+    environments = put_stand_ins(most=2)
     report = module.benchmark_segmentation(1, 2, 32, 2, (1, 2))
     names = ["Keras", *(f"MONAI, {variant}" for variant in VARIANTS), "Keras, no oneDNN"]
     assert [row["task"] for row in report["rows"]] == [f"{b}, {n}" for b in (1, 2) for n in names]
