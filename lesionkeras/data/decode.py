@@ -202,7 +202,8 @@ def decode_example(record: dict[str, Any]) -> dict[str, Any]:
         lesion_types int32 [n] (UNTYPED where there are none), listed bool [n] (False where the
         config is about a list that a lesion is not on), diameters float32 [n, 8] px (the ends of
         the lesions' diameters, x before y; NaN where they are not known), spacing_mm float32 [2]
-        (y, x), size_px int32 [2] (H, W), mask_png, patient, volume and file strings.
+        (y, x), slice_mm float32 (from slice to slice), size_px int32 [2] (H, W), mask_png, patient,
+        volume and file strings.
     """
     image_hu = stack_slices(record["png_previous"], record["png_key"], record["png_next"])
     size_px, lesions = tf.shape(image_hu)[:2], record["lesions"]
@@ -221,6 +222,7 @@ def decode_example(record: dict[str, Any]) -> dict[str, Any]:
         "listed": tf.cast(lesions.get("listed", tf.ones_like(classes)), tf.bool),
         "diameters": lesions.get("measurement_coordinates", unknown),
         "spacing_mm": record["spacing_mm"][1:],
+        "slice_mm": record["spacing_mm"][0],
         "size_px": size_px,
         "mask_png": record.get("mask_png", tf.constant("")),
         "patient": record["patient"],

@@ -105,7 +105,7 @@ def open_splits(
     for left_out in ("validation", "train") if warning else ("",):  # those two share what is said
         check_disjoint({name: seen for name, seen in patients.items() if name != left_out})
     further = {
-        name: _plain(_pool([builder], _list_splits(builder), data, progress))
+        name: _plain(pool_images([builder], list_splits(builder), data, progress))
         for name, builder in data_sets.further.items()
     }
     for name, part in further.items():
@@ -120,19 +120,20 @@ def _divide(
     """What is trained on, chosen on and tested on, an example an image."""
     data = recipe.data
     if data.held_out:
-        names = {name for builder in builders for name in _list_splits(builder)}
-        images = _pool(builders, sorted(names), data, progress)
+        names = {name for builder in builders for name in list_splits(builder)}
+        images = pool_images(builders, sorted(names), data, progress)
         kept, held = hold_out_named(
             images.patients, images.volumes or images.patients, data.held_out
         )
         train, test = _plain(images, kept), _plain(images, held)
     else:
         train, test = (
-            _plain(_pool(builders, [name], data, progress))
+            _plain(pool_images(builders, [name], data, progress))
             for name in (data.train_split, data.test_split)
         )
         if data.validation_split:
-            return train, _plain(_pool(builders, [data.validation_split], data, progress)), test
+            images = pool_images(builders, [data.validation_split], data, progress)
+            return train, _plain(images), test
     if not data.validation_fraction:
         return train, None, test
     kept, held = hold_out_patients(train.patients, data.validation_fraction, recipe.train.seed)
@@ -140,16 +141,27 @@ def _divide(
     return _plain(images, used[kept]), _plain(images, used[held]), test
 
 
-def _list_splits(builder: Any) -> list[str]:
+def list_splits(builder: Any) -> list[str]:
+    """Return the names of the splits of a prepared builder that have images."""
     return [name for name, info in builder.info.splits.items() if info.num_examples]
 
 
-def _pool(
+def pool_images(
     builders: Sequence[Any], names: Sequence[str], data: DataConfig, progress: Progress
 ) -> Prepared:
-    """Images of the named splits of all data sets that have them; one must."""
+    """Return the images of the named splits of all data sets that have them.
+
+    Args:
+        builders: Prepared TFDS builders with the shared detection schema.
+        names: Splits; one data set must have one of them.
+        data: Image size, mm a pixel, convention of boxes, types of lesions.
+        progress: Called with images done and images in all while a cache is made.
+
+    Raises:
+        DataError: What `prepared.prepare` raises.
+    """
     having = [
-        (builder, name) for name in names for builder in builders if name in _list_splits(builder)
+        (builder, name) for name in names for builder in builders if name in list_splits(builder)
     ]
     having = having or [(builders[0], names[0])]  # which says what is missing
     parts = [prepare(builder, name, data, progress) for builder, name in having]
@@ -180,7 +192,7 @@ def _open_as_paper(builders: Sequence[Any], recipe: DetectionRecipe, progress: P
     parts = [
         prepare(builder, name, recipe.data, progress)
         for builder in builders
-        for name in _list_splits(builder)
+        for name in list_splits(builder)
     ]
     images = concatenate(parts)
     rows = make_copies(len(images), 0 if recipe.augment.mode == "none" else recipe.augment.copies)

@@ -17,7 +17,7 @@ from lesionkeras.data.cache import check_split, digest_facts, open_cache
 from lesionkeras.data.stacked import Stacked
 from lesionkeras.errors import DataError
 
-CACHE_VERSION = 3  # raise where what `prepare` writes changes
+CACHE_VERSION = 4  # raise where what `prepare` writes changes
 # What a config is about where data.lesion_types says nothing: a slice with a liver lesion may show
 # others too, which a liver detector must not be taught (DeepLesion's type 4 is liver).
 CONFIG_LESION_TYPES = {"deeplesion/liver": (4,)}
@@ -42,6 +42,7 @@ class Prepared:
             conventions of `box_convention.KEPT`: every lesion, also one that the square does not
             reach; None where they are not known.
         own_classes: int32 [N, M] of these.
+        slice_mm: float32 [N], from a key slice to its neighbours; None where it is not known.
         convention: Which of `own_boxes` became `boxes`.
     """
 
@@ -56,6 +57,7 @@ class Prepared:
     volumes: tuple[str, ...] = ()
     own_boxes: np.ndarray | None = None
     own_classes: np.ndarray | None = None
+    slice_mm: np.ndarray | None = None
     convention: str = AS_STORED
 
     def __len__(self) -> int:
@@ -287,6 +289,7 @@ def _make_row(
         "volumes": example["volume"].decode(),
         "files": file,
         "spacing_mm": example["spacing_mm"] / shrink,
+        "slice_mm": example["slice_mm"],
         "size_px": example["size_px"],
         "resized_px": np.array(grid.resized_px, np.int32),
         "own_boxes": np.stack([boxes for boxes, _ in padded]),

@@ -200,17 +200,20 @@ def list_froc_rows(froc: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_evaluation(folder: Path, evaluation: BoxEvaluation) -> None:
+def write_evaluation(
+    folder: Path, evaluation: BoxEvaluation, first: Sequence[Section] = ()
+) -> None:
     """Writes froc.csv, images.csv, lesions.csv, scores.json and report.html into a folder.
 
     Args:
         folder: Made if it is not there.
         evaluation: What was scored.
+        first: Of the page, before all other sections.
     """
     metrics = evaluation.metrics
     images, lesions = list_image_rows(evaluation), list_lesion_rows(evaluation)
     froc = list_froc_rows(metrics["froc"])
-    sections = _build_sections(evaluation, lesions)
+    sections = [*first, *_build_sections(evaluation, lesions)]
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in ((FROC_FILE, froc), (IMAGES_FILE, images), (LESIONS_FILE, lesions)):
         write_csv(folder / name, list(rows[0]) if rows else ["image_id", "patient"], rows)

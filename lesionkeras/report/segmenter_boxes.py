@@ -1,0 +1,256 @@
+"""A trained segmentation network as a detector, where it was not trained.
+
+It stands beside the report because only here every other part may be used (DESIGN, 2).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from lesionkeras.config import (
+    DataConfig,
+    ResNet50UNetRecipe,
+    SegmentationDataConfig,
+    SegmentationRecipe,
+    SegNetRecipe,
+    SSDRecipe,
+    UNetRecipe,
+)
+from lesionkeras.ct.grid import to_slice
+from lesionkeras.data.box_convention import CONVENTIONS, TIGHT, find_stored
+from lesionkeras.data.opening import Split, list_splits, pool_images
+from lesionkeras.errors import RecipeError, RunError
+from lesionkeras.files import write_json
+from lesionkeras.inference.conventions import change_convention
+from lesionkeras.inference.detect import Findings, find_truth
+from lesionkeras.inference.mask_boxes import find_boxes
+from lesionkeras.models.fast import fold_norms
+from lesionkeras.recipe import read_recipe
+from lesionkeras.report import figures
+from lesionkeras.report.box_evaluation import evaluate_boxes, list_headlines, write_evaluation
+from lesionkeras.report.detection import choose_examples
+from lesionkeras.report.page import Picture, Section
+from lesionkeras.serving.export_segmenter import find_reach_mm, make_serving_functions
+
+RECIPES: dict[str, type[SegmentationRecipe]] = {
+    "unet": UNetRecipe,
+    "segnet": SegNetRecipe,
+    "resnet50_unet": ResNet50UNetRecipe,
+}
+BATCH_SIZE = 8
+SCORE_THRESHOLD = 0.5  # of precision, recall and pictures: the likelier half
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainedSegmenter:
+    """What a run of a segmentation network left."""
+
+    model: keras.Model
+    recipe: SegmentationRecipe
+
+
+def load_segmenter(run: Path) -> TrainedSegmenter:
+    """Load the network of a finished run.
+
+    Args:
+        run: Its directory.
+
+    Raises:
+        RecipeError: There is no recipe, it is not one of a segmentation network, or of one that
+            finds no tumours.
+        RunError: The run has no model yet.
+    """
+    file, model_file = run / "recipe.json", run / "model.keras"
+    experiment = _find_experiment(file)
+    if experiment and experiment not in RECIPES:
+        raise RecipeError(
+            "A run is not one of a segmentation network",
+            where=str(file),
+            found=experiment,
+            wanted="one of " + ", ".join(RECIPES),
+        )
+    # without an experiment this says what is wrong with the file
+    recipe = read_recipe(file, RECIPES.get(experiment, UNetRecipe), experiment)
+    if recipe.model.head == "binary" and recipe.loss.target != "tumour":
+        raise RecipeError(
+            "A network that outlines the liver alone finds no lesions",
+            where=str(file),
+            found=f"loss.target={recipe.loss.target}",
+            wanted="tumour",
+        )
+    if not model_file.is_file():
+        raise RunError(
+            "A run has no trained network",
+            where=str(model_file),
+            found="no such file",
+            wanted="a finished run",
+            next_step=f"run experiments.{experiment} with --out {run} to its end",
+        )
+    return TrainedSegmenter(keras.models.load_model(model_file, compile=False), recipe)
+
+
+def _find_experiment(file: Path) -> str:
+    """Whose recipe a file says it is; "" where it cannot be read."""
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(tree.get("experiment", "")) if isinstance(tree, dict) else ""
+
+
+def open_images(
+    builder: Any,
+    segmenter: TrainedSegmenter,
+    convention: str = "",
+    progress: Progress = lambda done, total: None,
+) -> Split:
+    """Open all images of a data set that the network was not trained on, at its size.
+
+    Args:
+        builder: A prepared TFDS builder with boxes.
+        segmenter: Whose recipe says what it was trained on.
+        convention: What a box is, one of `box_convention.CONVENTIONS`; "" is the data set's own.
+        progress: Called with images done and images in all while a cache is made.
+
+    Returns:
+        Every image; of a data set that was trained on, those of patients held out.
+
+    Raises:
+        RecipeError: All patients of the data set may have been trained on, or the convention is
+            not known.
+        DataError: A split is damaged or has no lesions.
+    """
+    if convention not in ("", *CONVENTIONS):
+        raise RecipeError(
+            "--convention cannot be read", found=convention, wanted=" or ".join(CONVENTIONS)
+        )
+    data, name = segmenter.recipe.data, builder.info.name
+    seen = _describe_view(data, convention or find_stored(name))
+    images = pool_images([builder], list_splits(builder), seen, progress)
+    used = np.arange(len(images))
+    if name in data.name.split("+"):
+        volumes = images.volumes or images.patients
+        pairs = list(zip(images.patients, volumes, strict=True))
+        held = {p for p, v in pairs if p in data.held_out or v in data.held_out}
+        used = np.flatnonzero([patient in held for patient in images.patients])
+        if data.protocol != "patient" or not len(used):
+            raise RecipeError(
+                "The network was trained on this data set",
+                where=f"--data {name}",
+                found=f"data.protocol={data.protocol}, "
+                f"data.held_out={','.join(data.held_out) or 'nobody by name'}",
+                wanted="a run that held patients of it out by name, or another data set",
+                next_step="train with --held-out, or name a data set that is not in data.name",
+            )
+    return Split(images, np.stack([used, np.zeros_like(used)], axis=1))
+
+
+def detect_lesions(
+    segmenter: TrainedSegmenter, split: Split, progress: Progress = lambda done, total: None
+) -> Findings:
+    """Find lesions as boxes; nothing of an image but its three slices is known.
+
+    Args:
+        segmenter: The network.
+        split: From `open_images`.
+        progress: Called with images done and images in all.
+
+    Returns:
+        Tight truth and tight detections, in pixels of the source images.
+    """
+    import tensorflow as tf
+
+    data, images = segmenter.recipe.data, split.images
+    has_planes = bool(find_reach_mm(data))
+    model = fold_norms(segmenter.model)
+    serve = make_serving_functions(model, segmenter.recipe)["serving_probability"]
+    truths, detections = [], []
+    rows = split.rows[:, 0]
+    for start in range(0, len(rows), BATCH_SIZE):
+        batch = rows[start : start + BATCH_SIZE]
+        stack = np.stack([images.images[i] for i in batch])
+        inputs = [tf.constant(stack if has_planes else take_channels(stack, data.slices))]
+        if data.pixel_mm:
+            inputs.append(tf.constant(_list_spacing(split, batch, has_planes)))
+        if data.liver_hu:
+            inputs.append(tf.zeros([len(batch)]))  # not known: the network looks for it
+        found = {name: value.numpy() for name, value in serve(*inputs).items()}
+        for place, row in enumerate(batch):
+            names = ("tumour_probability", "liver_probability")
+            maps = [found[name][place] for name in names if name in found]
+            native = to_slice(np.stack(maps, axis=-1), images.find_grid(row))
+            detections.append(find_boxes(*np.moveaxis(native, -1, 0)))
+            truths.append(find_truth(split, row, TIGHT))
+        progress(len(truths), len(rows))
+    sizes = tuple((int(height), int(width)) for height, width in images.size_px[rows])
+    files = tuple(images.files[i] for i in rows)
+    return Findings(tuple(truths), tuple(detections), tuple(split.patients), files, sizes)
+
+
+def take_channels(stack_hu: np.ndarray, count: int) -> np.ndarray:
+    """Return as many slices as a network takes, the key slice in the middle.
+
+    Args:
+        stack_hu: [..., 3], previous, key and next slice.
+        count: 1, 3 or 5; the outer of five are the nearer ones again.
+
+    >>> take_channels(np.array([[1, 2, 3]]), 5).tolist(), take_channels(np.array([[1, 2, 3]]), 1)
+    ([[1, 1, 2, 3, 3]], array([[2]]))
+    """
+    return np.take(stack_hu, np.clip(np.arange(count) - count // 2, -1, 1) + 1, axis=-1)
+
+
+def _list_spacing(split: Split, rows: np.ndarray, with_slices: bool) -> np.ndarray:
+    """Spacing of the images on the network's square, float32 [B, 2 or 3]."""
+    spacing_mm, slice_mm = split.images.spacing_mm[rows], split.images.slice_mm
+    if with_slices and slice_mm is not None:
+        spacing_mm = np.concatenate([slice_mm[rows, None], spacing_mm], axis=1)
+    return spacing_mm.astype(np.float32)
+
+
+def _describe_view(data: SegmentationDataConfig, convention: str) -> DataConfig:
+    """How a detector would be shown what the network sees."""
+    return DataConfig(
+        image_size_px=data.image_size_px,
+        pixel_mm=data.pixel_mm,
+        window_hu=data.window_hu,
+        box_convention=convention,
+    )
+
+
+def score_boxes(
+    found: Findings, split: Split, segmenter: TrainedSegmenter, out: Path
+) -> list[tuple[str, str, str]]:
+    """Write predictions.json, truth.json, tables and report.html; return what to print.
+
+    Args:
+        found: From `detect_lesions`.
+        split: What it is of; its images' convention is the one that boxes are compared in.
+        segmenter: For the window of the pictures.
+        out: The folder.
+    """
+    convention = split.images.convention
+    shown = change_convention(found, split, TIGHT, convention)
+    predictions, truth = out / "predictions.json", out / "truth.json"
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(predictions, shown.to_coco())
+    write_json(truth, shown.to_coco_truth())
+    evaluation = evaluate_boxes(truth, predictions, SCORE_THRESHOLD)
+    view = SSDRecipe(data=_describe_view(segmenter.recipe.data, convention))
+    examples = choose_examples(split, view, shown.to_coco())
+    picture = Picture(
+        figures.draw_examples(examples, SCORE_THRESHOLD),
+        f"{len(examples)} images with true boxes (solid) and found ones (dashed, score).",
+        f"Truth (solid) and boxes of score {SCORE_THRESHOLD:g} and more (dashed), as "
+        f"{convention.replace('_', ' ')}.",
+    )
+    write_evaluation(out, evaluation, [Section("Images", [picture])])
+    return list_headlines(evaluation.metrics)
