@@ -104,6 +104,7 @@ def test_rows_are_in_the_order_of_the_anchors():
 
 
 def test_every_class_starts_at_the_prior():
+    keras.utils.set_random_seed(0)  # one weight in a thousand draws is far out
     model = build_retinanet(replace(SMALL, num_classes=2, prior_prob=0.03))
     logits = model(detector_harness.make_squares(2, 64)[0], training=False)["class_logits"]
     np.testing.assert_allclose(keras.ops.sigmoid(logits), 0.03, rtol=0.5)
