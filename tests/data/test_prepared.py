@@ -40,6 +40,7 @@ def test_split_of_one_square_image_as_it_is(deeplesion_all):
     background = [TISSUE_HU - 10, TISSUE_HU, TISSUE_HU + 10]  # previous, key, next
     assert train.images[0, 60, 60].tolist() == background
     np.testing.assert_allclose(train.spacing_mm, [[0.703125, 0.703125]])
+    assert train.slice_mm.tolist() == [5.0]
     assert train.size_px.tolist() == [[64, 64]]
 
 
