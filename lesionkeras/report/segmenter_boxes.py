@@ -26,6 +26,7 @@ from lesionkeras.config import (
 from lesionkeras.ct.grid import to_slice
 from lesionkeras.data.box_convention import CONVENTIONS, TIGHT, find_stored
 from lesionkeras.data.opening import Split, list_splits, pool_images
+from lesionkeras.data.prepared import Prepared
 from lesionkeras.errors import RecipeError, RunError
 from lesionkeras.files import write_json
 from lesionkeras.inference.conventions import change_convention
@@ -44,6 +45,8 @@ RECIPES: dict[str, type[SegmentationRecipe]] = {
     "segnet": SegNetRecipe,
     "resnet50_unet": ResNet50UNetRecipe,
 }
+# Patients of two data sets, by how their names begin: LiTS' 28 to 47 are 3D-IRCADb-01's.
+SHARED = {"ircadb01_": {"lits", "ircadb01"}}
 BATCH_SIZE = 8
 SCORE_THRESHOLD = 0.5  # of precision, recall and pictures: the likelier half
 Progress = Callable[[int, int], None]
@@ -121,7 +124,8 @@ def open_images(
         progress: Called with images done and images in all while a cache is made.
 
     Returns:
-        Every image; of a data set that was trained on, those of patients held out.
+        Every image; of patients who may have been trained on, in this data set or in another that
+        shares them, those who were held out by name.
 
     Raises:
         RecipeError: All patients of the data set may have been trained on, or the convention is
@@ -135,22 +139,30 @@ def open_images(
     data, name = segmenter.recipe.data, builder.info.name
     seen = _describe_view(data, convention or find_stored(name))
     images = pool_images([builder], list_splits(builder), seen, progress)
-    used = np.arange(len(images))
-    if name in data.name.split("+"):
-        volumes = images.volumes or images.patients
-        pairs = list(zip(images.patients, volumes, strict=True))
-        held = {p for p, v in pairs if p in data.held_out or v in data.held_out}
-        used = np.flatnonzero([patient in held for patient in images.patients])
-        if data.protocol != "patient" or not len(used):
-            raise RecipeError(
-                "The network was trained on this data set",
-                where=f"--data {name}",
-                found=f"data.protocol={data.protocol}, "
-                f"data.held_out={','.join(data.held_out) or 'nobody by name'}",
-                wanted="a run that held patients of it out by name, or another data set",
-                next_step="train with --held-out, or name a data set that is not in data.name",
-            )
+    trained = _find_trained(images, name, data)
+    used = np.flatnonzero([patient not in trained for patient in images.patients])
+    if not len(used):
+        raise RecipeError(
+            "The network may have been trained on all patients of this data set",
+            where=f"--data {name}",
+            found=f"data.name={data.name}, data.protocol={data.protocol}, "
+            f"data.held_out={','.join(data.held_out) or 'nobody by name'}",
+            wanted="a run that held patients of it out by name, or another data set",
+            next_step="train with --held-out, or name another data set",
+        )
     return Split(images, np.stack([used, np.zeros_like(used)], axis=1))
+
+
+def _find_trained(images: Prepared, name: str, data: SegmentationDataConfig) -> set[str]:
+    """The patients who may have been trained on: not those held out by name, whole."""
+    pairs = list(zip(images.patients, images.volumes or images.patients, strict=True))
+    held = {patient for patient, volume in pairs if {patient, volume} & {*data.held_out}}
+    pooled, trained = set(data.name.split("+")), set()
+    for patient in set(images.patients):
+        homes = {name}.union(*(sets for start, sets in SHARED.items() if patient.startswith(start)))
+        if homes & pooled and not (data.protocol == "patient" and patient in held):
+            trained.add(patient)
+    return trained
 
 
 def detect_lesions(
@@ -178,7 +190,7 @@ def detect_lesions(
         batch = rows[start : start + BATCH_SIZE]
         stack = np.stack([images.images[i] for i in batch])
         inputs = [tf.constant(stack if has_planes else take_channels(stack, data.slices))]
-        if data.pixel_mm:
+        if data.pixel_mm or has_planes:
             inputs.append(tf.constant(_list_spacing(split, batch, has_planes)))
         if data.liver_hu:
             inputs.append(tf.zeros([len(batch)]))  # not known: the network looks for it
@@ -239,13 +251,14 @@ def score_boxes(
     """
     convention = split.images.convention
     shown = change_convention(found, split, TIGHT, convention)
+    results = shown.to_coco()
     predictions, truth = out / "predictions.json", out / "truth.json"
     out.mkdir(parents=True, exist_ok=True)
-    write_json(predictions, shown.to_coco())
+    write_json(predictions, results)
     write_json(truth, shown.to_coco_truth())
     evaluation = evaluate_boxes(truth, predictions, SCORE_THRESHOLD)
     view = SSDRecipe(data=_describe_view(segmenter.recipe.data, convention))
-    examples = choose_examples(split, view, shown.to_coco())
+    examples = choose_examples(split, view, results)
     picture = Picture(
         figures.draw_examples(examples, SCORE_THRESHOLD),
         f"{len(examples)} images with true boxes (solid) and found ones (dashed, score).",

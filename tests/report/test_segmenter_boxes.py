@@ -133,10 +133,29 @@ def test_of_a_data_set_that_was_trained_on_those_held_out_are_used(run, asked):
     assert split.rows.tolist() == [[6, 0], [7, 0]] and set(split.patients) == {"003"}
     for changes in ({"data.held_out": ""}, {"data.protocol": "volume"}, {"data.held_out": "999"}):
         seen = replace(segmenter, recipe=override(RECIPE, changes))
-        with pytest.raises(RecipeError, match="The network was trained on this data set"):
+        with pytest.raises(RecipeError, match="may have been trained on all patients"):
             segmenter_boxes.open_images(make_builder("lits"), seen)
     with pytest.raises(RecipeError, match="--convention cannot be read: found wide"):
         segmenter_boxes.open_images(make_builder("deeplesion"), segmenter, "wide")
+
+
+def test_patients_whom_two_data_sets_share_are_not_tested_on(run, monkeypatch):
+    """LiTS' volume 28 is 3D-IRCADb-01's first patient."""
+    patients = ("ircadb01_01", "lits_000") * (COUNT // 2)
+    images = replace(make_images(), patients=patients, volumes=())
+    monkeypatch.setattr(segmenter_boxes, "pool_images", lambda *words: images)
+    segmenter = segmenter_boxes.load_segmenter(run)
+
+    def open_as(data_set, trained_on, held_out=""):
+        recipe = override(RECIPE, {"data.name": trained_on, "data.held_out": held_out})
+        trained = replace(segmenter, recipe=recipe)
+        return set(segmenter_boxes.open_images(make_builder(data_set), trained).patients)
+
+    assert open_as("lits", "ircadb01") == {"lits_000"}
+    assert open_as("lits", "ircadb01", "ircadb01_01") == {"lits_000", "ircadb01_01"}
+    assert open_as("lits", "lits", "ircadb01_01") == {"ircadb01_01"}
+    assert open_as("ircadb01", "lits") == {"lits_000"}  # a name that 3D-IRCADb-01 has not
+    assert open_as("lits", "deeplesion") == set(patients)
 
 
 def test_what_is_no_finished_run_of_a_segmentation_network_is_refused(run, tmp_path):
@@ -160,6 +179,7 @@ def test_what_is_no_finished_run_of_a_segmentation_network_is_refused(run, tmp_p
         {"data.slices": 1, "data.slice_mm": 0, "data.liver_hu": 0, "data.pixel_mm": 0},
         {"data.slices": 5, "data.slice_mm": 0, "data.liver_hu": 0},
         {"data.slices": 3},
+        {"data.pixel_mm": 0},
     ],
 )
 def test_networks_see_as_many_slices_as_they_want(asked, changes):
