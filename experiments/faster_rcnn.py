@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from experiments import open_data
 from lesionkeras.cli import RunOptions, parse, run_main
-from lesionkeras.config import FasterRCNNRecipe
+from lesionkeras.config import CT_VALUES, FasterRCNNRecipe
 from lesionkeras.recipe import override
 
 P2_VALUES: dict[str, object] = {"name": "p2", "data.image_size_px": 512}  # P2, 3
@@ -36,6 +36,7 @@ P2_VALUES |= {"data.validation_split": "", "data.validation_fraction": 0.165}  #
 P2_VALUES |= {"train.epochs": 150, "train.batch_size": 1, "train.images_per_epoch": 0}  # P2, 5.2
 RECIPES = {
     "default": FasterRCNNRecipe(),
+    "ct": override(FasterRCNNRecipe(), CT_VALUES),
     "p2": override(FasterRCNNRecipe(), P2_VALUES),
 }
 SMOKE = {"data.config": "tiny", "train.batch_size": 4, "train.images_per_epoch": 8}

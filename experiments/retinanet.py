@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from experiments import open_data
 from lesionkeras.cli import RunOptions, parse, run_main
-from lesionkeras.config import AnchorConfig, RetinaNetConfig, RetinaNetRecipe
+from lesionkeras.config import CT_VALUES, AnchorConfig, RetinaNetConfig, RetinaNetRecipe
 from lesionkeras.recipe import override
 
 DEFAULT = RetinaNetRecipe(
@@ -32,7 +32,11 @@ PAPER |= {"augment.noise_std": 0.0, "augment.translate_fraction": 0.0, "augment.
 PAPER |= {"augment.flip_up_down": False, "model.anchors.strides_px": (8, 16, 32, 64, 128)}
 PAPER |= {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.nesterov": False}
 PAPER |= {"train.batch_size": 16, "train.images_per_epoch": 0, "decode.iou_threshold": 0.5}
-RECIPES = {"default": DEFAULT, "paper": override(RetinaNetRecipe(), PAPER)}
+RECIPES = {
+    "default": DEFAULT,
+    "ct": override(DEFAULT, CT_VALUES),
+    "paper": override(RetinaNetRecipe(), PAPER),
+}
 SMOKE = {"data.config": "tiny", "train.batch_size": 8, "train.images_per_epoch": 16}
 SMOKE |= {"train.epochs": 2, "train.whole_image_fraction": 0.0}  # a second is traced anew: 20 s
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.alpha": "0.25:0.75"}

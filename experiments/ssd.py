@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from experiments import open_data
 from lesionkeras.cli import RunOptions, parse, run_main
-from lesionkeras.config import SSDRecipe
+from lesionkeras.config import CT_VALUES, SSDRecipe
 from lesionkeras.recipe import override
 
 PAPER = override(
@@ -40,7 +40,7 @@ PAPER = override(
         "train.images_per_epoch": 0,
     },
 )
-RECIPES = {"default": SSDRecipe(), "paper": PAPER}
+RECIPES = {"default": SSDRecipe(), "ct": override(SSDRecipe(), CT_VALUES), "paper": PAPER}
 SMOKE = {"data.config": "tiny", "train.batch_size": 8, "train.images_per_epoch": 16}
 SMOKE |= {"data.image_size_px": 192, "train.epochs": 2}
 SMOKE |= {"train.whole_image_fraction": 0.0}  # a second phase is traced anew: 20 s

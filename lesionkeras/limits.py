@@ -58,6 +58,7 @@ RULES: dict[str, Rule] = {
     ),
     "data.box_convention": _one_of("as_stored", "tight", "recist_plus_5"),
     "data.lesion_share": _SHARE,
+    "data.made_lesions": _SHARE,
     "augment.mode": _one_of("none", "copies", "online"),
     "augment.copies": _NOT_NEGATIVE,
     "augment.brightness": _SHARE,
@@ -222,7 +223,6 @@ PART_RULES: dict[str, dict[str, Rule]] = {
         "slices": _SLICES,
         "rotation_deg": ("a number from 0 to 180", lambda value: 0 <= value <= 180),
         "crop_on_liver": _SHARE,
-        "made_lesions": _SHARE,
         "slice_mm": (
             "0 or a number from 0.1 to 20",
             lambda value: value == 0 or 0.1 <= value <= 20,

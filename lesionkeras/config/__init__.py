@@ -5,6 +5,7 @@ Values only: numbers, strings, booleans, tuples and other recipes.  The recipes 
 """
 
 from lesionkeras.config.detection import (
+    CT_VALUES,
     AnchorConfig,
     BaselineCNNConfig,
     BaselineCNNRecipe,
@@ -50,6 +51,7 @@ from lesionkeras.config.shared import (
 )
 
 __all__ = [
+    "CT_VALUES",
     "SEGMENTATION_AUGMENT",
     "SEGMENTATION_DATA",
     "SEGMENTATION_OPTIMIZER",

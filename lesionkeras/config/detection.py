@@ -41,6 +41,9 @@ class DataConfig:
     # Of the training images, with a lesion, at least: those with are repeated; 1: the others are
     # left out; 0: all as they are.
     lesion_share: float = later(0.0)
+    # Share of the training images that get lesions made in their liver (see `data.made_lesions`);
+    # of data with masks, augment.mode "online" only.
+    made_lesions: float = later(0.0)
 
 
 @dataclass(frozen=True)
@@ -296,3 +299,20 @@ class BaselineCNNRecipe(DetectionRecipe):
     )
     model: BaselineCNNConfig = field(default_factory=BaselineCNNConfig)
     decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(0.0, 0.45, 1, 1))
+
+
+# How a detector learns from scans with masks (LiTS, 3D-IRCADb) what it shall find in other scans
+# too; each experiment's recipe `ct` is its `default` with these.
+CT_VALUES: dict[str, object] = {"name": "ct", "data.name": "lits+ircadb01"}
+CT_VALUES |= {"data.config": "slices+slices"}
+CT_VALUES |= {"data.image_size_px": 384, "data.pixel_mm": 1.25}  # 480 mm: the widest slice
+CT_VALUES |= {"data.window_hu": (-100.0, 200.0), "data.box_convention": "tight"}
+CT_VALUES |= {"data.lesion_share": 0.5, "data.made_lesions": 0.5, "data.max_boxes": 40}
+CT_VALUES |= {"augment.crop_size_px": 128, "augment.scale": (0.77, 1.3)}
+CT_VALUES |= {"augment.rotation_deg": 20.0, "augment.gamma": (0.9, 1.1), "augment.noise_std": 0.02}
+CT_VALUES |= {"augment.min_resolution": 0.6, "augment.window_shift_hu": 25.0}  # other scanners
+CT_VALUES |= {"augment.curve_strength": 0.3, "augment.reverse_slices": True}  # other phases
+CT_VALUES |= {"augment.key_slice_only": 0.3}  # where only key slices are kept
+CT_VALUES |= {"optimizer.ema_momentum": 0.99, "optimizer.warmup_fraction": 0.05}
+CT_VALUES |= {"train.batch_size": 8, "train.whole_image_batch_size": 1}
+CT_VALUES |= {"train.images_per_epoch": 200, "train.cpu_budget_s": 1200.0}

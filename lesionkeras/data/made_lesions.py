@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from lesionkeras.config import SegmentationDataConfig
+from lesionkeras.config import DataConfig, SegmentationDataConfig
 from lesionkeras.data.augment_mask import AddLesions
 from lesionkeras.data.slices import LESION, LIVER
 
@@ -49,11 +49,10 @@ def find_lesion_maker(data: SegmentationDataConfig) -> AddLesions | None:
     """
     if not data.made_lesions:
         return None
-    pixel_mm = data.pixel_mm or USUAL_FIELD_MM / data.image_size_px
-    low_hu, high_hu = data.window_hu
+    scales = find_scales(data, data.window_hu)
 
     def make(image_unit: np.ndarray, mask: np.ndarray, seed: np.ndarray) -> tuple[Any, Any]:
-        return make_lesions(image_unit, mask, seed, pixel_mm, high_hu - low_hu)
+        return make_lesions(image_unit, mask, seed, *scales)
 
     def add_lesions(image_unit: Any, mask: Any, key: Any) -> tuple[Any, Any]:
         changed = tf.cond(
@@ -67,6 +66,14 @@ def find_lesion_maker(data: SegmentationDataConfig) -> AddLesions | None:
         return tuple(map(tf.ensure_shape, changed, shapes))
 
     return add_lesions
+
+
+def find_scales(
+    data: SegmentationDataConfig | DataConfig, window_hu: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the mm of a pixel and the HU of the whole window, as `make_lesions` takes them."""
+    pixel_mm = data.pixel_mm or USUAL_FIELD_MM / data.image_size_px
+    return pixel_mm, window_hu[1] - window_hu[0]
 
 
 def make_lesions(

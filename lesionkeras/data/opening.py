@@ -10,6 +10,7 @@ import numpy as np
 
 from lesionkeras.config import DataConfig, DetectionRecipe
 from lesionkeras.data.data_sets import DataSets
+from lesionkeras.data.made_boxes import check_made_lesions
 from lesionkeras.data.prepared import Prepared, concatenate, prepare
 from lesionkeras.data.sampling import hold_out_named, repeat_lesions
 from lesionkeras.data.splits import (
@@ -111,6 +112,7 @@ def open_splits(
     for name, part in further.items():
         for kind in patients.keys() - {"test"}:
             check_disjoint({kind: patients[kind], name: part.patients})
+    check_made_lesions(train.images, recipe)
     return Splits(_choose_examples(train, recipe), validation, test, warning, further)
 
 

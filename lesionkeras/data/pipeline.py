@@ -10,8 +10,11 @@ import tensorflow as tf
 from lesionkeras.config import AugmentConfig, DetectionRecipe
 from lesionkeras.data.augment import augment, find_read_window
 from lesionkeras.data.loading import make_batch_reader, read_in_graph
+from lesionkeras.data.made_boxes import find_boxed_lesion_maker
 from lesionkeras.data.opening import Split
 from lesionkeras.data.streams import choose_row, count_steps, make_key, make_numbers
+
+MADE_LESIONS = 12  # of an example's keys
 
 
 def steps_per_epoch(split: Split, recipe: DetectionRecipe) -> int:
@@ -38,7 +41,9 @@ def make_train(split: Split, recipe: DetectionRecipe, first_epoch: int = 0) -> t
     seed, num_rows, fixed = recipe.train.seed, len(split.rows), recipe.augment.mode == "copies"
     first = first_epoch * steps_per_epoch(split, recipe) * recipe.train.batch_size
     window_hu = recipe.data.window_hu
-    read = _make_reader(split, find_read_window(window_hu, recipe.augment))
+    read_window_hu = find_read_window(window_hu, recipe.augment)
+    read = _make_reader(split, read_window_hu)
+    add_lesions = find_boxed_lesion_maker(split.images, recipe, read_window_hu)
     table = tf.constant(split.rows)
     if recipe.augment.mode == "none":  # nothing depends on the number but the row
         numbers = make_numbers(first).map(lambda n: table[choose_row(n, num_rows, seed)][0])
@@ -48,6 +53,9 @@ def make_train(split: Split, recipe: DetectionRecipe, first_epoch: int = 0) -> t
         row = choose_row(number, num_rows, seed)
         image_unit, boxes, classes = _squeeze(*read(table[row][:1]))
         key = make_key(seed, table[row] if fixed else tf.stack([number, 0]))
+        if add_lesions and not fixed:
+            own = tf.random.fold_in(key, MADE_LESIONS)
+            image_unit, boxes, classes = add_lesions(table[row][0], image_unit, boxes, classes, own)
         copy = tf.cast(table[row][1], tf.int32)
         image_unit, boxes, classes = augment(
             image_unit, boxes, classes, recipe.augment, copy, key, window_hu

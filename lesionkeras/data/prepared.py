@@ -11,13 +11,13 @@ import numpy as np
 
 from lesionkeras.boxes.clipping import clip_to_square
 from lesionkeras.config import DataConfig
-from lesionkeras.ct.grid import SliceGrid, find_grid
+from lesionkeras.ct.grid import SliceGrid, find_grid, place_mask
 from lesionkeras.data.box_convention import AS_STORED, KEPT, convert_boxes, find_stored
 from lesionkeras.data.cache import check_split, digest_facts, open_cache
 from lesionkeras.data.stacked import Stacked
 from lesionkeras.errors import DataError
 
-CACHE_VERSION = 4  # raise where what `prepare` writes changes
+CACHE_VERSION = 5  # raise where what `prepare` writes changes
 # What a config is about where data.lesion_types says nothing: a slice with a liver lesion may show
 # others too, which a liver detector must not be taught (DeepLesion's type 4 is liver).
 CONFIG_LESION_TYPES = {"deeplesion/liver": (4,)}
@@ -43,7 +43,10 @@ class Prepared:
             reach; None where they are not known.
         own_classes: int32 [N, M] of these.
         slice_mm: float32 [N], from a key slice to its neighbours; None where it is not known.
+        liver_px: int32 [N], pixels of liver and lesions on the square; 0 where there is no mask.
         convention: Which of `own_boxes` became `boxes`.
+        masks: uint8 [N, S, S] of the key slices, 0 background, 1 liver, 2 lesion; may lie on disk
+            (memmap); None where the data set has none.
     """
 
     images: np.ndarray | Stacked
@@ -58,7 +61,9 @@ class Prepared:
     own_boxes: np.ndarray | None = None
     own_classes: np.ndarray | None = None
     slice_mm: np.ndarray | None = None
+    liver_px: np.ndarray | None = None
     convention: str = AS_STORED
+    masks: np.ndarray | Stacked | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,11 +74,12 @@ class Prepared:
         return int(self.images.shape[1])
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Prepared:
-        """Return the named images; the images of a memmap are copied."""
+        """Return the named images; what lies in a memmap is copied."""
         rows = np.asarray(rows, np.int64)
         columns = {name: _take(getattr(self, name), rows) for name in _COLUMNS}
         images = np.stack([self.images[i] for i in rows])
-        return Prepared(images, convention=self.convention, **columns)
+        masks = None if self.masks is None else np.stack([self.masks[i] for i in rows])
+        return Prepared(images, convention=self.convention, masks=masks, **columns)
 
     def real_boxes(self, row: int) -> np.ndarray:
         """Return the boxes of one image without padding, float32 [n, 4] px of S."""
@@ -140,7 +146,7 @@ class Prepared:
 
 
 _COLUMNS = tuple(
-    each.name for each in fields(Prepared) if each.name not in ("images", "convention")
+    each.name for each in fields(Prepared) if each.name not in ("images", "convention", "masks")
 )
 
 
@@ -152,11 +158,16 @@ def _take(column: Any, rows: np.ndarray) -> Any:
 
 def concatenate(parts: Sequence[Prepared]) -> Prepared:
     """Return all images of several splits or data sets as one, in order; no image is copied."""
-    images: list[np.ndarray] = []
-    for part in parts:
-        images += part.images.parts if isinstance(part.images, Stacked) else [part.images]
     columns = {name: _join([getattr(part, name) for part in parts]) for name in _COLUMNS}
-    return Prepared(Stacked(images), convention=parts[0].convention, **columns)
+    masks = [part.masks for part in parts]
+    columns["masks"] = None if any(each is None for each in masks) else _stack(masks)
+    images = _stack([part.images for part in parts])
+    return Prepared(images, convention=parts[0].convention, **columns)
+
+
+def _stack(arrays: Sequence[Any]) -> Stacked:
+    stacks = [each if isinstance(each, Stacked) else Stacked([each]) for each in arrays]
+    return Stacked([part for stack in stacks for part in stack.parts])
 
 
 def _join(columns: Sequence[Any]) -> Any:
@@ -251,14 +262,21 @@ def _make_dropped_error(
     )
 
 
-def _convert(example: dict[str, Any], keep: np.ndarray, stored: str) -> list[np.ndarray]:
-    """The wanted boxes of an example in every convention of KEPT, px of its source."""
+def _decode_mask(example: dict[str, Any]) -> np.ndarray | None:
+    """The mask of an example, of its source's size, where it has one."""
     import cv2
 
-    boxes, mask = example["boxes"][keep], None
-    if example["mask_png"] and len(boxes):
-        png = np.frombuffer(example["mask_png"], np.uint8)
-        mask = np.asarray(cv2.imdecode(png, cv2.IMREAD_UNCHANGED))
+    if not example["mask_png"]:
+        return None
+    png = np.frombuffer(example["mask_png"], np.uint8)
+    return np.asarray(cv2.imdecode(png, cv2.IMREAD_UNCHANGED))
+
+
+def _convert(
+    example: dict[str, Any], keep: np.ndarray, stored: str, mask: np.ndarray | None
+) -> list[np.ndarray]:
+    """The wanted boxes of an example in every convention of KEPT, px of its source."""
+    boxes = example["boxes"][keep]
     height, width = example["size_px"].tolist()
     y, x = example["spacing_mm"].tolist()
     found = convert_boxes(
@@ -273,16 +291,20 @@ def _convert(example: dict[str, Any], keep: np.ndarray, stored: str) -> list[np.
 
 
 def _make_row(
-    example: dict[str, Any], keep: np.ndarray, stored: str, data: DataConfig
+    example: dict[str, Any], keep: np.ndarray, stored: str, data: DataConfig, mask_out: np.ndarray
 ) -> dict[str, Any]:
-    """What is kept of an example besides its image."""
+    """What is kept of an example besides its image; its mask is written to `mask_out`."""
     height, width = example["size_px"].tolist()
     y, x = example["spacing_mm"].tolist()
     grid = find_grid((height, width), (y, x), data.image_size_px, data.pixel_mm)
+    mask = _decode_mask(example)
+    if mask is not None:
+        mask_out[:] = place_mask(mask, grid)
     shrink = np.array(grid.resized_px, np.float32) / example["size_px"].astype(np.float32)
     file, classes = example["file"].decode(), example["classes"][keep]
     padded = [
-        _pad_rows(boxes, classes, file, data.max_boxes) for boxes in _convert(example, keep, stored)
+        _pad_rows(boxes, classes, file, data.max_boxes)
+        for boxes in _convert(example, keep, stored, mask)
     ]
     return {
         "patients": example["patient"].decode(),
@@ -294,6 +316,7 @@ def _make_row(
         "resized_px": np.array(grid.resized_px, np.int32),
         "own_boxes": np.stack([boxes for boxes, _ in padded]),
         "own_classes": padded[0][1],
+        "liver_px": np.int32(np.count_nonzero(mask_out)),
     }
 
 
@@ -301,8 +324,9 @@ def _write_cache(
     folder: Path, builder: Any, split: str, data: DataConfig, progress: Callable[[int, int], None]
 ) -> None:
     total, side = builder.info.splits[split].num_examples, data.image_size_px
-    images = np.lib.format.open_memmap(
-        folder / "images.npy", "w+", np.int16, (total, side, side, 3)
+    images, masks = (
+        np.lib.format.open_memmap(folder / name, "w+", kind, (total, side, side, *channels))
+        for name, kind, channels in (("images.npy", np.int16, (3,)), ("masks.npy", np.uint8, ()))
     )
     rows: list[dict[str, Any]] = []
     lesion_types, stored = choose_lesion_types(builder, data), find_stored(builder.info.name)
@@ -312,10 +336,11 @@ def _write_cache(
         if len(keep) and not keep.any():
             continue  # an image whose only lesions are dropped is no image without lesions
         images[len(rows)] = example["image_hu"]
-        rows.append(_make_row(example, keep, stored, data))
+        rows.append(_make_row(example, keep, stored, data, masks[len(rows)]))
     if not rows:
         raise _make_dropped_error(builder, split, data, lesion_types)
     images.flush()
+    masks.flush()  # of a data set without masks a file without blocks
     arrays: dict[str, Any] = {key: np.asarray([row[key] for row in rows]) for key in rows[0]}
     np.savez(folder / "rows.npz", **arrays)
 
@@ -367,5 +392,8 @@ def prepare(
     columns |= {key: tuple(columns[key].tolist()) for key in ("patients", "files", "volumes")}
     own = columns["own_boxes"][:, KEPT.index(data.box_convention)]
     boxes, classes = _place_boxes(own, columns["own_classes"], columns, data.image_size_px)
+    if columns["liver_px"].any():
+        masks = np.load(folder / "masks.npy", mmap_mode="r")
+        columns["masks"] = masks[: len(columns["files"])]
     images = np.load(folder / "images.npy", mmap_mode="r")[: len(columns["files"])]
     return Prepared(images, boxes, classes, convention=data.box_convention, **columns)

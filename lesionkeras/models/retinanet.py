@@ -13,9 +13,11 @@ passes on hardly any gradient; group norm in the heads by choice, as torchvision
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 from keras import ops
 
 from lesionkeras.boxes.anchors import make_anchors, num_anchors_per_cell
@@ -45,7 +47,7 @@ COARSE_STRIDES_PX = (64, 128)  # made from the backbone's last map
 MAX_GROUPS = 32  # of a group norm (Wu, He 2018; torchvision); fewer where channels do not divide
 NORM_EPSILON = 1e-5
 # Cells with a positive anchor for which a step has room, from the cheapest: a lesion has about 8.
-CELLS_PER_IMAGE = (10, 40)
+CELLS_PER_IMAGE = (10, 16, 24, 40)
 
 
 def check_retinanet(recipe: RetinaNetRecipe) -> None:
@@ -232,22 +234,23 @@ class RetinaNet(FromSettings, keras.Model):
         by_cell = ops.reshape(is_positive, (-1, per_cell))
         targets = ops.reshape(target_deltas, (-1, per_cell, 4))
 
-        def with_room_for(rooms: list[int]) -> Any:
-            if not rooms:
-                deltas = ops.concatenate([head(x) for x in maps], axis=1)
-                return sum_box_loss(deltas, target_deltas, is_positive, beta)
-            cells, fits = choose_cells(ops.any(by_cell, axis=-1), rooms[0])
+        is_wanted = ops.any(by_cell, axis=-1)
 
-            def at_cells() -> Any:
-                kernels, biases = [c.kernel for c in convs], [c.bias for c in convs]
-                deltas = run_at_cells(maps, cells, kernels, biases)
-                deltas = ops.reshape(deltas, (-1, per_cell, 4))
-                wanted, positive = (ops.take(x, cells, axis=0) for x in (targets, by_cell))
-                return sum_box_loss(deltas, wanted, positive, beta)
+        def everywhere() -> Any:
+            deltas = ops.concatenate([head(x) for x in maps], axis=1)
+            return sum_box_loss(deltas, target_deltas, is_positive, beta)
 
-            return ops.cond(fits, at_cells, lambda: with_room_for(rooms[1:]))
+        def at_cells(room: int) -> Any:
+            cells = choose_cells(is_wanted, room)
+            kernels, biases = [c.kernel for c in convs], [c.bias for c in convs]
+            deltas = run_at_cells(maps, cells, kernels, biases)
+            deltas = ops.reshape(deltas, (-1, per_cell, 4))
+            wanted, positive = (ops.take(x, cells, axis=0) for x in (targets, by_cell))
+            return sum_box_loss(deltas, wanted, positive, beta)
 
-        return with_room_for(rooms)
+        too_small = ops.greater(ops.sum(ops.cast(is_wanted, "int32")), np.array(rooms, np.int32))
+        branches = [*(partial(at_cells, room) for room in rooms), everywhere]
+        return ops.switch(ops.sum(ops.cast(too_small, "int32")), branches)
 
     def detect(self, image_unit: Any) -> dict[str, Any]:
         """Return detections of images of one static size; see `models.detector.Detector`."""

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 
-def choose_cells(is_wanted: Any, most: int) -> tuple[Any, Any]:
+def choose_cells(is_wanted: Any, most: int) -> Any:
     """Choose the wanted cells of a batch.
 
     Args:
@@ -24,11 +24,10 @@ def choose_cells(is_wanted: Any, most: int) -> tuple[Any, Any]:
         most: How many there is room for.
 
     Returns:
-        int32 [most], the wanted ones first, as rows of [B * cells]; others fill it up.  Bool
-        scalar: whether all wanted ones are there.
+        int32 [most], the wanted ones first, as rows of [B * cells]; others fill it up.
     """
     flat = ops.cast(ops.reshape(is_wanted, (-1,)), "float32")
-    return ops.cast(ops.top_k(flat, most)[1], "int32"), ops.sum(flat) <= most
+    return ops.cast(ops.top_k(flat, most)[1], "int32")
 
 
 def count_positions(num_convs: int) -> int:

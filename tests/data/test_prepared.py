@@ -219,6 +219,24 @@ def phantom(tmp_path_factory):
     return open_builder("liver_phantom", "tiny", tmp_path_factory.mktemp("phantom"), None, False)
 
 
+@pytest.mark.parametrize("pixel_mm", [0.0, 1.5])
+def test_masks_lie_where_images_and_boxes_do(phantom, deeplesion_all, pixel_mm):
+    data = replace(DATA, name="liver_phantom", image_size_px=192, pixel_mm=pixel_mm, max_boxes=20)
+    train = prepare(phantom, "train", data)
+    assert train.masks.shape == (12, 192, 192) and train.masks.dtype == np.uint8
+    lesions = 0
+    for row, mask in enumerate(train.masks):
+        assert train.liver_px[row] == (mask > 0).sum()
+        for x1, y1, x2, y2 in train.real_boxes(row).round().astype(int):
+            lesions += 1
+            assert (mask[y1 - 1 : y2 + 1, x1 - 1 : x2 + 1] == 2).any()
+        liver_hu = train.images[row, ..., 1][mask == 1]
+        assert not len(liver_hu) or 40 < np.median(liver_hu) < 180
+    assert lesions > 5 and train.liver_px.max() > 1000
+    bare = prepare(deeplesion_all, "train", DATA)
+    assert bare.masks is None and not bare.liver_px.any()
+
+
 def test_pixels_of_one_size_and_boxes_with_them(deeplesion_all):
     """64 px of 0.703125 mm on a square of 64 px of 1 mm: resized to 45 px, 9 px further in."""
     data = replace(DATA, pixel_mm=1.0)
