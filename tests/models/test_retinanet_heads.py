@@ -13,7 +13,7 @@ from lesionkeras.training.peers import get_peers_dir, make_environment
 from tests.models import torchvision_heads as peer
 
 STORED = Path(__file__).with_name("torchvision_heads.npz")
-PINS = ("torch==2.13.0", "torchvision==0.28.0", "numpy==2.4.6")
+PINS = ("torch==2.12.1", "torchvision==0.27.1", "numpy==2.4.6")
 
 
 def run_ours(name, norm):
@@ -46,7 +46,7 @@ def test_heads_are_torchvisions():
 @pytest.mark.slow
 def test_heads_are_todays_torchvisions(tmp_path):
     """Makes torchvision's environment where it is not there: a network is needed."""
-    python = make_environment(get_peers_dir() / "torchvision", PINS)
+    python = make_environment(get_peers_dir() / "-".join(PINS).replace("==", "-"), PINS)
     out = tmp_path / "heads.npz"
     subprocess.run([str(python), peer.__file__, str(out)], check=True)
     check(out)

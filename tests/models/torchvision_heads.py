@@ -40,13 +40,6 @@ def run(norm: str) -> dict[str, np.ndarray]:
     """What torchvision's heads give for both maps together."""
     import torch
     from torch import nn
-
-    # PyPI's torchvision is built for CUDA: beside a torch for CPUs its operators do not load, and
-    # it registers shapes for two of them all the same.  Heads use none.
-    operators = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from torchvision.models.detection.retinanet import RetinaNetHead
 
     layer = partial(nn.GroupNorm, GROUPS) if norm == "group" else None
