@@ -187,6 +187,7 @@ RULES: dict[str, Rule] = {
     "inference.batch_size": _COUNT,
     "inference.threshold": _PART,
     "postprocess.closing_mm": ("a number from 0 to 50", lambda value: 0 <= value <= 50),
+    "postprocess.liver_neck_mm": ("a number from 0 to 50", lambda value: 0 <= value <= 50),
     "postprocess.min_lesion_mm3": _NOT_NEGATIVE,
 }
 # Where a part of a recipe has rules of its own for a name that others have too: class, field, rule.

@@ -189,6 +189,8 @@ class PostprocessConfig:
 
     closing_mm: float = 0.0  # radius, per slice, of liver and tumour (P5, 3.6); 0: off
     fill_holes: bool = False  # per slice, of liver and tumour (P3, 2.6)
+    # Liver that hangs on by a neck thinner than this, such as a heart, becomes background; 0: off.
+    liver_neck_mm: float = later(0.0)
     largest_liver: bool = True  # other pieces of liver become background
     tumour_inside_liver: bool = True  # tumours that touch no liver become background
     min_lesion_mm3: float = 0.0  # smaller tumours become liver; 0: off
@@ -221,7 +223,7 @@ SEGMENTATION_AUGMENT = SegmentationAugmentConfig(
 )
 # Training shows lesions far more often than scans do: whoever learns from it finds too much.
 SEGMENTATION_INFERENCE = InferenceConfig(tumour_bias=-1.0)
-SEGMENTATION_POSTPROCESS = PostprocessConfig(min_lesion_mm3=50.0)
+SEGMENTATION_POSTPROCESS = PostprocessConfig(liver_neck_mm=16.0, min_lesion_mm3=50.0)
 # Where the recipes of P4 and P5 begin: nothing of the above but what the papers leave open.
 SEGMENTATION_PAPER: dict[str, Any] = {
     "data": SegmentationDataConfig(name="liver_phantom", config="", slices=1),

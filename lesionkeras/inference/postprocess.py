@@ -1,4 +1,4 @@
-"""What is done to a volume's mask after the network: five steps, each of them a function.
+"""What is done to a volume's mask after the network: six steps, each of them a function.
 
 A mask is uint8 [z, y, x], 0 background, 1 liver, 2 tumour; spacing is of a voxel, z, y and x.
 Pieces are connected across faces in 3-D, as lesions are counted (`metrics.corrected_protocol`).
@@ -16,12 +16,14 @@ import numpy as np
 from scipy import ndimage
 
 from lesionkeras.config import PostprocessConfig
+from lesionkeras.inference.necks import cut_necks
 
 BACKGROUND, LIVER, TUMOUR = 0, 1, 2
 FACES = ndimage.generate_binary_structure(3, 1)
 NO_STEP = PostprocessConfig(
     closing_mm=0.0,
     fill_holes=False,
+    liver_neck_mm=0.0,
     largest_liver=False,
     tumour_inside_liver=False,
     min_lesion_mm3=0.0,
@@ -176,6 +178,12 @@ STEPS = (
         lambda mask, spacing, config: fill_holes(mask),
         True,
         is_by_slice=True,
+    ),
+    Step(
+        "necks cut",
+        "liver_neck_mm",
+        lambda mask, spacing, config: cut_necks(mask, config.liver_neck_mm, spacing),
+        16.0,
     ),
     Step(
         "largest liver",

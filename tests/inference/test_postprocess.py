@@ -18,7 +18,12 @@ from lesionkeras.inference.postprocess import (
     postprocess,
 )
 
-OFF = PostprocessConfig(0.0, False, False, False, 0.0)
+
+def choose(closing_mm, fill_holes, largest, inside, least_mm3, neck_mm=0.0):
+    return PostprocessConfig(closing_mm, fill_holes, neck_mm, largest, inside, least_mm3)
+
+
+OFF = choose(0.0, False, False, False, 0.0)
 SPACING = (5.0, 1.0, 0.5)  # no two alike: a swapped axis fails
 
 
@@ -113,22 +118,22 @@ def test_steps_come_in_their_order():
     """The island's rim must go before its tumour can be found outside the liver."""
     mask = parse("111.12.2.2")
     assert show(postprocess(mask, SPACING, OFF)) == show(mask)
-    config = PostprocessConfig(0.0, False, True, True, 0.0)
+    config = choose(0.0, False, True, True, 0.0)
     assert show(postprocess(mask, SPACING, config)) == ["111......."]
     assert show(mask) == ["111.12.2.2"]  # nothing was written to
-    closed = PostprocessConfig(0.5, False, True, True, 5.0)
+    closed = choose(0.5, False, True, True, 5.0)
     assert show(postprocess(mask, SPACING, closed)) == ["1111122222"]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.field)
 def test_no_step_fails_or_writes_on_an_empty_mask(step):
     mask = np.zeros((2, 3, 4), np.uint8)
-    config = PostprocessConfig(1.0, True, True, True, 10.0)
+    config = choose(1.0, True, True, True, 10.0, 8.0)
     assert not step.apply(mask, SPACING, config).any()
 
 
 def test_variants_add_one_step_after_the_other():
-    config = PostprocessConfig(0.0, False, True, True, 8.0)
+    config = choose(0.0, False, True, True, 8.0)
     variants = list(list_variants(config))
     assert [title for title, _, _ in variants] == [
         "none",
@@ -137,18 +142,19 @@ def test_variants_add_one_step_after_the_other():
         "+ least lesion size",
         "all of these + closing",
         "all of these + holes filled",
+        "all of these + necks cut",
     ]
     assert variants[0][1] == OFF and variants[3][1] == config
     assert variants[4][1].closing_mm > 0 and not variants[4][1].fill_holes
-    assert variants[5][1] == PostprocessConfig(0.0, True, True, True, 8.0)
-    assert [used for _, _, used in variants] == [True] * 4 + [False] * 2
+    assert variants[5][1] == choose(0.0, True, True, True, 8.0)
+    assert [used for _, _, used in variants] == [True] * 4 + [False] * 3
     assert {step.field for step in STEPS} == {each.name for each in fields(PostprocessConfig)}
 
 
 def test_slices_that_are_no_volume_have_the_steps_of_slices():
-    config = PostprocessConfig(2.0, False, True, True, 8.0)
+    config = choose(2.0, False, True, True, 8.0)
     kept = keep_slice_steps(config)
-    assert kept == PostprocessConfig(2.0, False, False, False, 0.0)
+    assert kept == choose(2.0, False, False, False, 0.0)
     variants = list(list_variants(kept, by_slice=True))
     assert [title for title, _, _ in variants] == [
         "none",
