@@ -124,7 +124,7 @@ def add_an_island(image, training=False):
 
 def test_volumes_are_segmented_scored_with_and_without_steps_and_written(tmp_path, monkeypatch):
     split, own = make_split()
-    recipe = replace(RECIPE, postprocess=PostprocessConfig(0.0, False, True, True, 0.0))
+    recipe = replace(RECIPE, postprocess=PostprocessConfig())
     predict = lambda model, inference, target: lambda image: _softmax(model(image))  # noqa: E731
     monkeypatch.setattr(segmentation_scores, "make_predictor", predict)
     metrics = measure_volumes(split, recipe, add_an_island, tmp_path / "masks")
@@ -188,7 +188,7 @@ def test_scattered_slices_have_overlap_alone(tmp_path):
     """P5 draws slices: what is left of a scan is no volume."""
     split, _ = make_split()
     part = SegmentationSplit(split.slices, np.array([0, 1, 3, 4]))  # slices 2 and 0 of both
-    steps = PostprocessConfig(2.0, False, True, True, 15.0)
+    steps = PostprocessConfig(closing_mm=2.0, min_lesion_mm3=15.0)
     recipe = replace(RECIPE, postprocess=steps)
     metrics = measure_volumes(part, recipe, read_labels, tmp_path / "masks")
     assert metrics["scattered"] and list(metrics["protocol"]) == ["corrected"]
