@@ -308,11 +308,14 @@ CT_VALUES |= {"data.config": "slices+slices"}
 CT_VALUES |= {"data.image_size_px": 384, "data.pixel_mm": 1.25}  # 480 mm: the widest slice
 CT_VALUES |= {"data.window_hu": (-100.0, 200.0), "data.box_convention": "tight"}
 CT_VALUES |= {"data.lesion_share": 0.5, "data.made_lesions": 0.5, "data.max_boxes": 40}
-CT_VALUES |= {"augment.crop_size_px": 128, "augment.scale": (0.77, 1.3)}
+CT_VALUES |= {"augment.crop_size_px": 160, "augment.scale": (0.77, 1.3)}
+CT_VALUES |= {"augment.crop_on_lesion_probability": 0.8}
 CT_VALUES |= {"augment.rotation_deg": 20.0, "augment.gamma": (0.9, 1.1), "augment.noise_std": 0.02}
 CT_VALUES |= {"augment.min_resolution": 0.6, "augment.window_shift_hu": 25.0}  # other scanners
 CT_VALUES |= {"augment.curve_strength": 0.3, "augment.reverse_slices": True}  # other phases
 CT_VALUES |= {"augment.key_slice_only": 0.3}  # where only key slices are kept
 CT_VALUES |= {"optimizer.ema_momentum": 0.99, "optimizer.warmup_fraction": 0.05}
-CT_VALUES |= {"train.batch_size": 8, "train.whole_image_batch_size": 1}
-CT_VALUES |= {"train.images_per_epoch": 200, "train.cpu_budget_s": 1200.0}
+CT_VALUES |= {"optimizer.learning_rate": 1e-3, "train.batch_size": 6}
+# Whole slices one by one give batch norms of a slice, and those of all in testing.
+CT_VALUES |= {"train.whole_image_fraction": 0.0}
+CT_VALUES |= {"train.images_per_epoch": 198, "train.cpu_budget_s": 1200.0}

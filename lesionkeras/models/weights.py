@@ -7,7 +7,9 @@ A weights file (`--weights FILE`) is an .npz as numpy.savez writes it:
   keras.applications' VGG16: `block5_conv3/bias`; kernels are [H, W, in, out]; float16, float32 or
   float64;
 - `preprocessing`, a JSON text with `range` ("0..255" or "0..1"), `mean` and `std` of the three
-  channels: the network was trained on (pixel - mean) / std.
+  channels: the network was trained on (pixel - mean) / std; and, of a run of this package
+  (`trained_backbone`), `trained_on`, a list of what recipes say of their data: the run's own, and
+  that of the run whose backbone it started from.
 
 `{f"{layer.name}/{v.name}": v for layer in build_resnet(name).layers for v in layer.weights}` lists
 what a file of a ResNet must hold.
@@ -45,7 +47,6 @@ from lesionkeras.models.vgg16 import list_later_keys
 
 _PREPROCESSING = "preprocessing"
 _RANGES = {"0..255": 255.0, "0..1": 1.0}  # where the 1 of a 0..1 image is
-_OF_IMAGENET = ("imagenet_caffe", "imagenet_torch")
 _MAX_TEXT_BYTES = 2**16
 _SHOWN_CHARACTERS = 200  # of a text that cannot be used
 _FORMAT_VERSION = (1, 0)  # of .npy: what numpy.savez writes where a header is below 64 KiB
@@ -78,7 +79,7 @@ def load_backbone_weights(model: keras.Model, config: Pretrained | UNetConfig) -
     if isinstance(config, UNetConfig) or config.weights == "none":
         return
     _check_scaling(config)
-    variables = _list_variables(model, config.backbone)
+    variables = list_variables(model, config.backbone)
     shapes = {key: tuple(variable.shape) for key, variable in variables.items()}
     if config.weights == "imagenet":
         where = SOURCES[config.backbone].url
@@ -94,7 +95,13 @@ def load_backbone_weights(model: keras.Model, config: Pretrained | UNetConfig) -
         variable.assign(arrays[key].astype(np.float32))
 
 
-def _list_variables(model: keras.Model, backbone: str) -> dict[str, Any]:
+def list_variables(model: keras.Model, backbone: str) -> dict[str, Any]:
+    """List the variables of a network's backbone by their names in a weights file.
+
+    Args:
+        model: Has a layer of the backbone's name.
+        backbone: "resnet34", "resnet50" or "vgg16".
+    """
     layers = model.get_layer(backbone).layers
     if backbone == "vgg16":  # SegNet's norms are not VGG16's
         layers = [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
@@ -288,7 +295,26 @@ def _check_scaling(config: Pretrained) -> None:
         )
 
 
-def _read_scaling(path: Path) -> str:
+def read_trained_on(weights: str) -> list[dict[str, Any]]:
+    """Return what a weights file says of whom it was trained on; empty where it says nothing.
+
+    Args:
+        weights: "none", "imagenet" or a file.
+
+    Raises:
+        RecipeError: The file cannot be read.
+    """
+    if weights in ("none", "imagenet"):
+        return []
+    try:
+        tree = json.loads(_read_preprocessing(Path(weights)))
+    except (ValueError, RecursionError):
+        return []
+    seen = tree.get("trained_on") if isinstance(tree, dict) else None
+    return [each for each in seen if isinstance(each, dict)] if isinstance(seen, list) else []
+
+
+def _read_preprocessing(path: Path) -> str:
     with _open(path) as archive:
         if f"{_PREPROCESSING}.npy" not in archive.namelist():
             raise _not_ours(path, f"no key {_PREPROCESSING}")
@@ -296,7 +322,11 @@ def _read_scaling(path: Path) -> str:
             shape, dtype = _read_header(file)
             if shape or dtype.kind != "U" or dtype.itemsize > _MAX_TEXT_BYTES:
                 raise _not_ours(path, f"{dtype.name} {shape}")
-            text = str(_read_array(file))
+            return str(_read_array(file))
+
+
+def _read_scaling(path: Path) -> str:
+    text = _read_preprocessing(path)
     try:
         name = _find_scaling(json.loads(text))
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -318,7 +348,7 @@ def _find_scaling(preprocessing: dict[str, Any]) -> str:
     if mean.shape != (3,) or std.shape != (3,) or not std.all():
         return ""
     found = (top / std, -mean / std)
-    close = [name for name in _OF_IMAGENET if np.allclose(INPUT_SCALINGS[name], found, rtol=1e-4)]
+    close = [name for name, own in INPUT_SCALINGS.items() if np.allclose(own, found, rtol=1e-4)]
     return close[0] if close else ""
 
 

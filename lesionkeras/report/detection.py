@@ -31,6 +31,7 @@ from lesionkeras.inference.detect import (
 from lesionkeras.metrics import compute_operating_point, evaluate_detections
 from lesionkeras.models import check_detector
 from lesionkeras.models.detector import Detector
+from lesionkeras.models.trained_backbone import check_unseen
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
 from lesionkeras.report.console import Counter
 from lesionkeras.report.detection_report import write_detection_report
@@ -76,6 +77,7 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
     find_read_window(recipe.data.window_hu, recipe.augment)
     recipe = replace(recipe, model=resolve_input_scaling(recipe.model))
     check_detector(recipe)
+    check_unseen(recipe)
     check_out(out, recipe, experiment)
     return recipe
 

@@ -29,6 +29,7 @@ from lesionkeras.files import write_json
 from lesionkeras.inference.volumes import list_volumes
 from lesionkeras.models import check_segmenter, check_size
 from lesionkeras.models.blocks import NUM_LOGITS
+from lesionkeras.models.trained_backbone import check_unseen
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
 from lesionkeras.report.console import Counter
 from lesionkeras.report.detection import find_fingerprint
@@ -86,6 +87,7 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
     recipe = replace(recipe, model=model)
     _check_normalisation(recipe)
     check_segmenter(model)
+    check_unseen(recipe)
     check_loss(recipe.loss, max(NUM_LOGITS[model.head], 2))
     _check_level(recipe)
     check_size(model, recipe.data.image_size_px)
