@@ -39,7 +39,13 @@ RECIPES = {
     "ct": override(FasterRCNNRecipe(), CT_VALUES),
     "p2": override(FasterRCNNRecipe(), P2_VALUES),
 }
-SMOKE = {"data.config": "tiny", "train.batch_size": 4, "train.images_per_epoch": 8}
+SMOKE = {
+    "data.name": "liver_phantom",
+    "data.config": "tiny",
+    "train.batch_size": 4,
+    "train.images_per_epoch": 8,
+}
+SMOKE |= {"train.cpu_budget_s": 0.0}
 SMOKE |= {"train.epochs": 2, "train.whole_image_fraction": 0.0}  # a second is traced anew
 SMOKE |= {"data.image_size_px": 128, "model.weights": "none", "model.freeze_norm": False}
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.box_weight": "0.5:4.0"}

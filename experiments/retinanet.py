@@ -37,7 +37,13 @@ RECIPES = {
     "ct": override(DEFAULT, CT_VALUES),
     "paper": override(RetinaNetRecipe(), PAPER),
 }
-SMOKE = {"data.config": "tiny", "train.batch_size": 8, "train.images_per_epoch": 16}
+SMOKE = {
+    "data.name": "liver_phantom",
+    "data.config": "tiny",
+    "train.batch_size": 8,
+    "train.images_per_epoch": 16,
+}
+SMOKE |= {"train.cpu_budget_s": 0.0}
 SMOKE |= {"train.epochs": 2, "train.whole_image_fraction": 0.0}  # a second is traced anew: 20 s
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.alpha": "0.25:0.75"}
 

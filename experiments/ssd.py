@@ -41,7 +41,13 @@ PAPER = override(
     },
 )
 RECIPES = {"default": SSDRecipe(), "ct": override(SSDRecipe(), CT_VALUES), "paper": PAPER}
-SMOKE = {"data.config": "tiny", "train.batch_size": 8, "train.images_per_epoch": 16}
+SMOKE = {
+    "data.name": "liver_phantom",
+    "data.config": "tiny",
+    "train.batch_size": 8,
+    "train.images_per_epoch": 16,
+}
+SMOKE |= {"train.cpu_budget_s": 0.0}
 SMOKE |= {"data.image_size_px": 192, "train.epochs": 2}
 SMOKE |= {"train.whole_image_fraction": 0.0}  # a second phase is traced anew: 20 s
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.box_weight": "0.5:2.0"}

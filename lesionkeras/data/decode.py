@@ -51,6 +51,13 @@ def decode_hu(png: bytes, where: str = "a prepared record") -> np.ndarray:
     return np.clip(image_hu, HU_LOW, HU_HIGH, out=image_hu)
 
 
+def decode_mask(png: bytes) -> np.ndarray | None:
+    """Decode the mask of a record, uint8 [H, W]; None where it has none (empty)."""
+    if not png:
+        return None
+    return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED))
+
+
 class DecodeOnce:
     """Remembers the last slices, so that each is decoded once; for use by several threads.
 

@@ -17,18 +17,21 @@ from lesionkeras.data.slices import LESION
 from lesionkeras.errors import DataError, RecipeError
 
 MADE_CLASS = 0
+LEAST_SIDE_PX = 2  # narrower is what a liver's edge leaves of a lesion
 AddBoxedLesions = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
 
 
-def check_made_lesions(images: Prepared, recipe: DetectionRecipe) -> None:
+def check_made_lesions(images: Prepared, rows: np.ndarray, recipe: DetectionRecipe) -> None:
     """Raise where lesions are wanted that cannot be made.
 
     Args:
-        images: Of the training split.
+        images: Among which the training split is.
+        rows: Of the training split.
         recipe: Its `data.made_lesions` may ask for lesions.
 
     Raises:
-        RecipeError: The boxes are DeepLesion's, which are no mask's bounds.
+        RecipeError: The boxes are DeepLesion's, which are no mask's bounds, or images are not
+            changed anew each time.
         DataError: No image has a mask with enough liver.
     """
     data = recipe.data
@@ -40,7 +43,13 @@ def check_made_lesions(images: Prepared, recipe: DetectionRecipe) -> None:
             found=repr(data.box_convention),
             wanted="'tight': made lesions have the bounds of their masks",
         )
-    most = 0 if images.masks is None or images.liver_px is None else int(images.liver_px.max())
+    if recipe.augment.mode != "online":
+        raise RecipeError(
+            "data.made_lesions does not fit augment.mode",
+            found=repr(recipe.augment.mode),
+            wanted="'online'",
+        )
+    most = 0 if images.masks is None or images.liver_px is None else images.liver_px[rows].max()
     if most < LEAST_LIVER_PX:
         raise DataError(
             "No training image has a liver that lesions could be made in",
@@ -107,7 +116,7 @@ def follow_boxes(
 
     Returns:
         Both likewise: the bounds of every piece with a made pixel stand for what grew into it;
-        rows beyond M are left out.
+        narrow pieces and rows beyond M are left out.
 
     >>> mask = np.ones((9, 9), np.uint8)
     >>> made = mask.copy()
@@ -119,6 +128,7 @@ def follow_boxes(
     was_lesion, is_lesion = mask == LESION, made == LESION
     _, labels, stats, _ = cv2.connectedComponentsWithStats(is_lesion.astype(np.uint8))
     new = np.unique(labels[is_lesion & ~was_lesion])
+    new = new[stats[new, 2:4].min(axis=1) >= LEAST_SIDE_PX]
     grown = was_lesion & np.isin(labels, new)
     kept = [
         row for row in np.flatnonzero(classes >= 0) if not _is_grown(boxes[row], was_lesion, grown)

@@ -112,7 +112,7 @@ def open_splits(
     for name, part in further.items():
         for kind in patients.keys() - {"test"}:
             check_disjoint({kind: patients[kind], name: part.patients})
-    check_made_lesions(train.images, recipe)
+    check_made_lesions(train.images, train.rows[:, 0], recipe)
     return Splits(_choose_examples(train, recipe), validation, test, warning, further)
 
 
@@ -197,6 +197,7 @@ def _open_as_paper(builders: Sequence[Any], recipe: DetectionRecipe, progress: P
         for name in list_splits(builder)
     ]
     images = concatenate(parts)
+    check_made_lesions(images, np.arange(len(images)), recipe)
     rows = make_copies(len(images), 0 if recipe.augment.mode == "none" else recipe.augment.copies)
     train_rows, test_rows = split_as_paper(rows, recipe.train.seed)
     test = Split(images, test_rows)

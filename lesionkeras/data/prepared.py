@@ -17,7 +17,8 @@ from lesionkeras.data.cache import check_split, digest_facts, open_cache
 from lesionkeras.data.stacked import Stacked
 from lesionkeras.errors import DataError
 
-CACHE_VERSION = 5  # raise where what `prepare` writes changes
+CACHE_VERSION = 6  # raise where what `prepare` writes changes
+LIVER = 1  # of a mask
 # What a config is about where data.lesion_types says nothing: a slice with a liver lesion may show
 # others too, which a liver detector must not be taught (DeepLesion's type 4 is liver).
 CONFIG_LESION_TYPES = {"deeplesion/liver": (4,)}
@@ -43,7 +44,7 @@ class Prepared:
             reach; None where they are not known.
         own_classes: int32 [N, M] of these.
         slice_mm: float32 [N], from a key slice to its neighbours; None where it is not known.
-        liver_px: int32 [N], pixels of liver and lesions on the square; 0 where there is no mask.
+        liver_px: int32 [N], pixels of liver without lesions on the square; 0 without a mask.
         convention: Which of `own_boxes` became `boxes`.
         masks: uint8 [N, S, S] of the key slices, 0 background, 1 liver, 2 lesion; may lie on disk
             (memmap); None where the data set has none.
@@ -80,6 +81,14 @@ class Prepared:
         images = np.stack([self.images[i] for i in rows])
         masks = None if self.masks is None else np.stack([self.masks[i] for i in rows])
         return Prepared(images, convention=self.convention, masks=masks, **columns)
+
+    def fill_masks(self) -> np.ndarray | Stacked:
+        """Return the masks, of background where there are none."""
+        return (
+            np.broadcast_to(np.uint8(0), self.images.shape[:3])
+            if self.masks is None
+            else self.masks
+        )
 
     def real_boxes(self, row: int) -> np.ndarray:
         """Return the boxes of one image without padding, float32 [n, 4] px of S."""
@@ -159,8 +168,8 @@ def _take(column: Any, rows: np.ndarray) -> Any:
 def concatenate(parts: Sequence[Prepared]) -> Prepared:
     """Return all images of several splits or data sets as one, in order; no image is copied."""
     columns = {name: _join([getattr(part, name) for part in parts]) for name in _COLUMNS}
-    masks = [part.masks for part in parts]
-    columns["masks"] = None if any(each is None for each in masks) else _stack(masks)
+    if any(part.masks is not None for part in parts):
+        columns["masks"] = _stack([part.fill_masks() for part in parts])
     images = _stack([part.images for part in parts])
     return Prepared(images, convention=parts[0].convention, **columns)
 
@@ -262,16 +271,6 @@ def _make_dropped_error(
     )
 
 
-def _decode_mask(example: dict[str, Any]) -> np.ndarray | None:
-    """The mask of an example, of its source's size, where it has one."""
-    import cv2
-
-    if not example["mask_png"]:
-        return None
-    png = np.frombuffer(example["mask_png"], np.uint8)
-    return np.asarray(cv2.imdecode(png, cv2.IMREAD_UNCHANGED))
-
-
 def _convert(
     example: dict[str, Any], keep: np.ndarray, stored: str, mask: np.ndarray | None
 ) -> list[np.ndarray]:
@@ -294,10 +293,12 @@ def _make_row(
     example: dict[str, Any], keep: np.ndarray, stored: str, data: DataConfig, mask_out: np.ndarray
 ) -> dict[str, Any]:
     """What is kept of an example besides its image; its mask is written to `mask_out`."""
+    from lesionkeras.data.decode import decode_mask
+
     height, width = example["size_px"].tolist()
     y, x = example["spacing_mm"].tolist()
     grid = find_grid((height, width), (y, x), data.image_size_px, data.pixel_mm)
-    mask = _decode_mask(example)
+    mask = decode_mask(example["mask_png"])
     if mask is not None:
         mask_out[:] = place_mask(mask, grid)
     shrink = np.array(grid.resized_px, np.float32) / example["size_px"].astype(np.float32)
@@ -316,7 +317,7 @@ def _make_row(
         "resized_px": np.array(grid.resized_px, np.int32),
         "own_boxes": np.stack([boxes for boxes, _ in padded]),
         "own_classes": padded[0][1],
-        "liver_px": np.int32(np.count_nonzero(mask_out)),
+        "liver_px": np.int32(np.count_nonzero(mask_out == LIVER)),
     }
 
 

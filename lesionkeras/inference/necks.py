@@ -20,7 +20,7 @@ FACES = ndimage.generate_binary_structure(3, 1)
 def cut_necks(
     mask: np.ndarray, neck_mm: float, spacing_mm: tuple[float, float, float]
 ) -> np.ndarray:
-    """Make background of liver that hangs on the largest part by a neck.
+    """Make background of liver that hangs on the part with the most liver by a neck.
 
     Thin necks are tried first, so that each cut lies where the neck is.  Parts of 10 ml and more
     are cut off, of which at least half is liver: tumours may bulge.  Tumours stay everywhere:
@@ -76,6 +76,6 @@ def _find_body(part: np.ndarray, neck_mm: float, spacing_mm: np.ndarray) -> np.n
             for seen in (part > 0, part == LIVER)
         )
         is_cut = (sizes * voxel_mm3 >= LEAST_PIECE_MM3) & (2 * livers >= sizes)
-        is_cut[sizes.argmax()] = False
+        is_cut[livers.argmax()] = False  # not of all: a tumour alone may be the largest
         kept &= ~is_cut[owners]
     return kept

@@ -36,11 +36,11 @@ def read_backbone(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         The arrays of a weights file, and its `preprocessing`.
 
     Raises:
-        RecipeError: The run has no recipe, its network no ResNet, or the weights that it started
-            from cannot be read.
+        RecipeError: The run has no recipe, its network no ResNet, or one that saw other images
+            than `input_scaling` says.
         RunError: It has no trained network yet.
     """
-    network, data = _read_recipe(run / "recipe.json")
+    network, data, earlier = _read_recipe(run / "recipe.json")
     backbone, model_file = network["backbone"], run / "model.keras"
     if not model_file.is_file():
         raise RunError(
@@ -49,7 +49,16 @@ def read_backbone(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             found="no such file",
             wanted="a finished run",
         )
-    variables = list_variables(keras.models.load_model(model_file, compile=False), backbone)
+    try:
+        model = keras.models.load_model(model_file, compile=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            "A run's network cannot be read",
+            where=str(model_file),
+            found=" ".join(str(error).split())[:200],
+            wanted="the file of a finished run",
+        ) from error
+    variables = list_variables(model, backbone)
     if variables.keys() != list_variables_of(backbone):
         raise RecipeError(
             "A run's backbone lacks layers, or has others",
@@ -65,18 +74,19 @@ def read_backbone(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "std": (1 / scale).tolist(),
         "trained_on": [
             {name: data.get(name, "") for name in SAID},
-            *read_trained_on(network.get("weights", "none")),
+            *earlier,
         ],
     }
     return {name: variable.numpy() for name, variable in variables.items()}, preprocessing
 
 
-def _read_recipe(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network on a ResNet and the data of a run's recipe."""
+def _read_recipe(file: Path) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+    """The network on a ResNet and the data of a run's recipe, and whom its weights were from."""
     try:
-        recipe = json.loads(file.read_text(encoding="utf-8"))["recipe"]
-        network, data = dict(recipe["model"]), dict(recipe["data"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+        network, data = (dict(tree["recipe"][name]) for name in ("model", "data"))
+        earlier = list(tree.get("environment", {}).get("weights_trained_on", ()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(
             "A folder is no run",
             where=str(file),
@@ -91,7 +101,14 @@ def _read_recipe(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             wanted=" or ".join(BLOCK_TYPES),
             next_step="name a run of resnet50_unet, or of a detector",
         )
-    return network, data
+    if data.get("normalisation", "window") != "window":
+        raise RecipeError(
+            "A run's network saw standardised images, which no other sees so",
+            where=str(file),
+            found=f"data.normalisation {data['normalisation']}",
+            wanted="window",
+        )
+    return network, data, earlier
 
 
 def list_variables_of(backbone: str) -> set[str]:
@@ -119,6 +136,18 @@ def write_backbone(run: Path, path: Path) -> int:
     return len(arrays)
 
 
+def find_trained_on(recipe: DetectionRecipe | SegmentationRecipe) -> list[dict[str, Any]]:
+    """Return what the first weights of a run say of whom they were trained on.
+
+    Args:
+        recipe: Of the run.
+
+    Raises:
+        RecipeError: The weights cannot be read.
+    """
+    return read_trained_on(getattr(recipe.model, "weights", "none"))
+
+
 def check_unseen(recipe: DetectionRecipe | SegmentationRecipe) -> None:
     """Raise where a run would be tested on patients that its first weights were trained on.
 
@@ -129,9 +158,8 @@ def check_unseen(recipe: DetectionRecipe | SegmentationRecipe) -> None:
         RecipeError: It would, or it cannot be told: both name whom they hold out, or their data
             sets differ.
     """
-    weights = getattr(recipe.model, "weights", "none")
-    for seen in read_trained_on(weights):
-        _check_unseen(recipe.data, weights, seen)
+    for seen in find_trained_on(recipe):
+        _check_unseen(recipe.data, getattr(recipe.model, "weights", "none"), seen)
 
 
 def _check_unseen(data: Any, weights: str, seen: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ from lesionkeras.models.vgg16 import list_later_keys
 
 _PREPROCESSING = "preprocessing"
 _RANGES = {"0..255": 255.0, "0..1": 1.0}  # where the 1 of a 0..1 image is
-_MAX_TEXT_BYTES = 2**16
+_MAX_TEXT_BYTES = 2**18  # the held-out patients of all of DeepLesion among it
 _SHOWN_CHARACTERS = 200  # of a text that cannot be used
 _FORMAT_VERSION = (1, 0)  # of .npy: what numpy.savez writes where a header is below 64 KiB
 _OWNERS = {"vgg16": "keras.applications'"}  # whose names the keys are; of the others KerasCV's

@@ -31,7 +31,7 @@ from lesionkeras.inference.detect import (
 from lesionkeras.metrics import compute_operating_point, evaluate_detections
 from lesionkeras.models import check_detector
 from lesionkeras.models.detector import Detector
-from lesionkeras.models.trained_backbone import check_unseen
+from lesionkeras.models.trained_backbone import check_unseen, find_trained_on
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
 from lesionkeras.report.console import Counter
 from lesionkeras.report.detection_report import write_detection_report
@@ -106,7 +106,8 @@ def open_run(builder: Any, recipe: DetectionRecipe, out: Path, experiment: str) 
     print(describe_augmentation(recipe.augment, splits.train.describe()["images"]))
     reached = check_anchors(splits.train, recipe)
     fingerprint = "+".join(map(find_fingerprint, DataSets.of(builder).pooled))
-    environment = describe_environment(fingerprint, compute_weights_sha256(recipe.model))
+    weights = (compute_weights_sha256(recipe.model), find_trained_on(recipe))
+    environment = describe_environment(fingerprint, *weights)
     directory = RunDirectory.open(out, recipe, experiment, environment)
     print(f"{'Resuming' if directory.resumed else 'Run'}: {directory.path}", flush=True)
     return DetectionRun(recipe, splits, reached, directory)

@@ -29,7 +29,7 @@ from lesionkeras.files import write_json
 from lesionkeras.inference.volumes import list_volumes
 from lesionkeras.models import check_segmenter, check_size
 from lesionkeras.models.blocks import NUM_LOGITS
-from lesionkeras.models.trained_backbone import check_unseen
+from lesionkeras.models.trained_backbone import check_unseen, find_trained_on
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
 from lesionkeras.report.console import Counter
 from lesionkeras.report.detection import find_fingerprint
@@ -151,7 +151,8 @@ def open_run(
         words = (f"{count} {what.replace('_', ' ')}" for what, count in counts.items())
         print(f"{name}: " + ", ".join(words))
     fingerprint = "+".join(find_fingerprint(builder) for builder in builders)
-    environment = describe_environment(fingerprint, compute_weights_sha256(recipe.model))
+    weights = (compute_weights_sha256(recipe.model), find_trained_on(recipe))
+    environment = describe_environment(fingerprint, *weights)
     directory = RunDirectory.open(out, recipe, experiment, environment)
     print(f"{'Resuming' if directory.resumed else 'Run'}: {directory.path}", flush=True)
     return SegmentationRun(recipe, splits, directory)

@@ -58,6 +58,7 @@ class TrainedSegmenter:
 
     model: keras.Model
     recipe: SegmentationRecipe
+    weights_trained_on: tuple[SegmentationDataConfig, ...] = ()  # data of what it started from
 
 
 def load_segmenter(run: Path) -> TrainedSegmenter:
@@ -97,7 +98,17 @@ def load_segmenter(run: Path) -> TrainedSegmenter:
             wanted="a finished run",
             next_step=f"run experiments.{experiment} with --out {run} to its end",
         )
-    return TrainedSegmenter(keras.models.load_model(model_file, compile=False), recipe)
+    environment = json.loads(file.read_text(encoding="utf-8")).get("environment", {})
+    earlier = [
+        SegmentationDataConfig(
+            name=str(seen.get("name", "")),
+            protocol=str(seen.get("protocol", "")),
+            held_out=tuple(map(str, seen.get("held_out") or ())),
+        )
+        for seen in environment.get("weights_trained_on", ())
+    ]
+    model = keras.models.load_model(model_file, compile=False)
+    return TrainedSegmenter(model, recipe, tuple(earlier))
 
 
 def _find_experiment(file: Path) -> str:
@@ -139,7 +150,9 @@ def open_images(
     data, name = segmenter.recipe.data, builder.info.name
     seen = _describe_view(data, convention or find_stored(name))
     images = pool_images([builder], list_splits(builder), seen, progress)
-    trained = _find_trained(images, name, data)
+    trained: set[str] = set()
+    for each in (data, *segmenter.weights_trained_on):
+        trained |= _find_trained(images, name, each)
     used = np.flatnonzero([patient not in trained for patient in images.patients])
     if not len(used):
         raise RecipeError(

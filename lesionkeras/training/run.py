@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,16 +223,21 @@ def _read_record(path: Path) -> dict[str, Any]:
     )
 
 
-def describe_environment(data_fingerprint: str = "", weights_sha256: str = "") -> dict[str, Any]:
+def describe_environment(
+    data_fingerprint: str = "",
+    weights_sha256: str = "",
+    trained_on: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Describes what a run stands on besides its recipe.
 
     Args:
         data_fingerprint: Digest of the prepared data set.
         weights_sha256: Digest of the file that the starting weights were read from, if any.
+        trained_on: What these weights say of whom they were trained on.
 
     Returns:
-        Package versions, Python, machine, git commit ("" outside a checkout), data fingerprint
-        and the SHA-256 of the weights ("" without).
+        Package versions, Python, machine, git commit ("" outside a checkout), data fingerprint,
+        the SHA-256 of the weights ("" without), and whom they were trained on.
     """
     versions = {}
     for package in PACKAGES:
@@ -247,6 +252,7 @@ def describe_environment(data_fingerprint: str = "", weights_sha256: str = "") -
         "git_commit": _find_git_commit(),
         "data_fingerprint": data_fingerprint,
         "weights_sha256": weights_sha256,
+        "weights_trained_on": list(trained_on),
     }
 
 

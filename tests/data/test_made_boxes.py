@@ -13,6 +13,7 @@ from lesionkeras.errors import DataError, RecipeError
 from tests.data.made import make_prepared
 
 SIDE, WINDOW_HU, LIVER_HU = 96, (-100.0, 200.0), 80
+EVERY = np.arange(3)
 STILL = DetectionAugmentConfig(  # nothing is changed but by what is made
     crop_size_px=0,
     brightness=0.0,
@@ -116,15 +117,22 @@ def test_boxes_of_grown_lesions_are_replaced_and_others_stay():
 
 def test_lesions_that_cannot_be_made_are_refused():
     images = make_images()
-    check_made_lesions(images, RECIPE)
+    check_made_lesions(images, EVERY, RECIPE)
     bare = replace(images, masks=None)
-    check_made_lesions(bare, replace(RECIPE, data=replace(RECIPE.data, made_lesions=0.0)))
+    check_made_lesions(bare, EVERY, replace(RECIPE, data=replace(RECIPE.data, made_lesions=0.0)))
+    held_out = replace(images, liver_px=np.int32([5600, 0, 0]))
+    check_made_lesions(held_out, EVERY, RECIPE)
+    with pytest.raises(DataError, match="No training image has a liver"):
+        check_made_lesions(held_out, EVERY[1:], RECIPE)
     for lacking in (bare, replace(images, liver_px=np.zeros(3, np.int32))):
         with pytest.raises(DataError, match="No training image has a liver"):
-            check_made_lesions(lacking, RECIPE)
+            check_made_lesions(lacking, EVERY, RECIPE)
     drawn = replace(RECIPE, data=replace(RECIPE.data, box_convention="recist_plus_5"))
     with pytest.raises(RecipeError, match="wanted 'tight'"):
-        check_made_lesions(images, drawn)
+        check_made_lesions(images, EVERY, drawn)
+    for mode in ("none", "copies"):
+        with pytest.raises(RecipeError, match="wanted 'online'"):
+            check_made_lesions(images, EVERY, replace(RECIPE, augment=replace(STILL, mode=mode)))
 
 
 def test_masks_stay_with_their_images():
@@ -134,4 +142,15 @@ def test_masks_stay_with_their_images():
     assert taken.masks[0, 0, 0] == 1 and taken.masks[1, 0, 0] == 0
     joined = concatenate([images, taken])
     assert len(joined.masks) == 6 and joined.masks[4][0, 0] == 1
-    assert concatenate([images, replace(taken, masks=None)]).masks is None
+    half = concatenate([replace(taken, masks=None), images])
+    assert not half.masks[1].any() and half.masks[1].shape == (SIDE, SIDE)
+    assert np.array_equal(half.masks[4], images.masks[2])
+    assert concatenate([replace(taken, masks=None)] * 2).masks is None
+
+
+def test_slivers_get_no_box():
+    mask = np.ones((20, 20), np.uint8)
+    made = mask.copy()
+    made[3, 2:9] = made[10:12, 4:6] = 2
+    boxes, classes = follow_boxes(mask, made, np.zeros((3, 4), np.float32), np.full(3, -1))
+    assert boxes[classes >= 0].tolist() == [[4, 10, 6, 12]]

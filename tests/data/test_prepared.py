@@ -226,7 +226,7 @@ def test_masks_lie_where_images_and_boxes_do(phantom, deeplesion_all, pixel_mm):
     assert train.masks.shape == (12, 192, 192) and train.masks.dtype == np.uint8
     lesions = 0
     for row, mask in enumerate(train.masks):
-        assert train.liver_px[row] == (mask > 0).sum()
+        assert train.liver_px[row] == (mask == 1).sum()
         for x1, y1, x2, y2 in train.real_boxes(row).round().astype(int):
             lesions += 1
             assert (mask[y1 - 1 : y2 + 1, x1 - 1 : x2 + 1] == 2).any()

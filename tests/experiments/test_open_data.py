@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import tfds_builders
-from experiments import open_data, open_data_sets, ssd
+from experiments import faster_rcnn, open_data, open_data_sets, retinanet, ssd
 from lesionkeras.cli import parse
 from lesionkeras.errors import RecipeError
 
@@ -72,3 +72,15 @@ def test_too_few_folders(opened):
         "set, in the order of --data."
     )
     assert not opened and options.more_data_dirs == (Path("i"),)
+
+
+@pytest.mark.parametrize("module", [ssd, retinanet, faster_rcnn], ids=lambda m: m.__name__)
+def test_smoke_is_tiny_and_at_hand_whatever_the_recipe(opened, module):
+    assert "ct" in module.RECIPES
+    for name in module.RECIPES:
+        recipe, options = parse(
+            "x", module.RECIPES, "", module.SMOKE, ["--smoke", "--recipe", name]
+        )
+        open_data(recipe, options, False)
+        assert opened.pop() == ("liver_phantom", "tiny", None) and not opened
+        assert recipe.train.cpu_budget_s == 0 and recipe.train.epochs == 2

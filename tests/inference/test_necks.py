@@ -62,6 +62,16 @@ def test_little_pieces_and_bulging_tumours_stay():
     assert (found[is_heart] != 1).all() and np.array_equal(found == 2, mask == 2)
 
 
+def test_a_tumour_that_is_larger_than_the_liver_is_not_taken_for_it():
+    mask, is_tumour = make_mask(0.0, heart_mm=70.0)
+    mask[is_tumour & (mask == 1)] = 2
+    mask[measure_mm((80.0, 80.0, 60.0)) < 50] = 1
+    for thread in (0, 1):
+        mask[27, 100, 120:180] |= thread
+        assert (mask == 2).sum() > (mask == 1).sum() > 10_000
+        assert np.array_equal(cut_necks(mask, 16.0, SPACING), mask)
+
+
 def test_masks_without_liver_stay():
     for mask in (np.zeros((3, 4, 5), np.uint8), np.full((3, 4, 5), 2, np.uint8)):
         assert np.array_equal(cut_necks(mask, 16.0, SPACING), mask)

@@ -19,9 +19,10 @@ from lesionkeras.config import (
 )
 from lesionkeras.errors import RecipeError, RunError
 from lesionkeras.models import build
-from lesionkeras.models.trained_backbone import check_unseen, write_backbone
+from lesionkeras.models.trained_backbone import check_unseen, find_trained_on, write_backbone
 from lesionkeras.models.weights import load_backbone_weights, resolve_input_scaling
 from lesionkeras.recipe import to_json
+from lesionkeras.training.run import describe_environment
 
 HELD = ("volume-6", "volume-7")
 
@@ -122,7 +123,9 @@ def test_a_run_carries_on_whom_its_own_weights_were_trained(weights, run, tmp_pa
     second = replace(second, data=replace(RECIPE.data, name="folder", held_out=()))
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "recipe.json").write_text(json.dumps({"recipe": to_json(second)}))
+    environment = describe_environment("", "", find_trained_on(second))
+    tree = {"recipe": to_json(second), "environment": environment}
+    (folder / "recipe.json").write_text(json.dumps(tree))
     (folder / "model.keras").symlink_to(run[0] / "model.keras")
     write_backbone(folder, tmp_path / "second.npz")
     check_unseen(start(tmp_path / "second.npz", name="lits", held_out=HELD))
@@ -140,6 +143,14 @@ def test_what_has_no_backbone_is_refused_and_nothing_written(run, tmp_path):
         write_backbone(tmp_path, out)
     (tmp_path / "recipe.json").write_text(json.dumps({"recipe": to_json(RECIPE)}))
     with pytest.raises(RunError, match="no trained network"):
+        write_backbone(tmp_path, out)
+    (tmp_path / "model.keras").write_bytes(b"half a file")
+    with pytest.raises(RunError, match="network cannot be read"):
+        write_backbone(tmp_path, out)
+    (tmp_path / "model.keras").unlink()
+    standardised = replace(RECIPE, data=replace(RECIPE.data, normalisation="standardise"))
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": to_json(standardised)}))
+    with pytest.raises(RecipeError, match="standardised images"):
         write_backbone(tmp_path, out)
     for name in ("backbone.h5", "nowhere/backbone.npz"):
         with pytest.raises(RecipeError, match="--out cannot be written"):

@@ -139,6 +139,20 @@ def test_of_a_data_set_that_was_trained_on_those_held_out_are_used(run, asked):
         segmenter_boxes.open_images(make_builder("deeplesion"), segmenter, "wide")
 
 
+def test_of_whom_the_first_weights_were_trained_on_none_is_used(run, asked):
+    file = run / "recipe.json"
+    tree = json.loads(file.read_text())
+    seen = [{"name": "deeplesion", "protocol": "patient", "held_out": ["004"]}, {"name": "folder"}]
+    file.write_text(json.dumps(tree | {"environment": {"weights_trained_on": seen}}))
+    segmenter = segmenter_boxes.load_segmenter(run)
+    split = segmenter_boxes.open_images(make_builder("deeplesion"), segmenter)
+    assert set(split.patients) == {"004"}
+    split = segmenter_boxes.open_images(make_builder("lits"), segmenter)
+    assert set(split.patients) == {"003"}
+    with pytest.raises(RecipeError, match="may have been trained on all patients"):
+        segmenter_boxes.open_images(make_builder("folder"), segmenter)
+
+
 def test_patients_whom_two_data_sets_share_are_not_tested_on(run, monkeypatch):
     """LiTS' volume 28 is 3D-IRCADb-01's first patient."""
     patients = ("ircadb01_01", "lits_000") * (COUNT // 2)
