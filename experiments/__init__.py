@@ -8,6 +8,10 @@ from typing import Any
 from lesionkeras.cli import RunOptions
 from lesionkeras.errors import RecipeError
 
+# What `--smoke` changes in a detector's recipe; a second phase would be traced anew: 20 s.
+SMOKE: dict[str, Any] = {"data.name": "liver_phantom", "data.config": "tiny", "train.epochs": 2}
+SMOKE |= {"train.cpu_budget_s": 0.0, "train.whole_image_fraction": 0.0}
+
 
 def open_data(recipe: Any, options: RunOptions, progress: bool = True) -> Any:
     """Open the data sets of a detection recipe: those that are pooled, those only tested on.

@@ -10,6 +10,7 @@ Data: the liver phantom, or the data set that is named (all body parts: deeplesi
 
 from __future__ import annotations
 
+from experiments import SMOKE as COMMON_SMOKE
 from experiments import open_data
 from lesionkeras.cli import RunOptions, parse, run_main
 from lesionkeras.config import CT_VALUES, FasterRCNNRecipe
@@ -39,14 +40,7 @@ RECIPES = {
     "ct": override(FasterRCNNRecipe(), CT_VALUES),
     "p2": override(FasterRCNNRecipe(), P2_VALUES),
 }
-SMOKE = {
-    "data.name": "liver_phantom",
-    "data.config": "tiny",
-    "train.batch_size": 4,
-    "train.images_per_epoch": 8,
-}
-SMOKE |= {"train.cpu_budget_s": 0.0}
-SMOKE |= {"train.epochs": 2, "train.whole_image_fraction": 0.0}  # a second is traced anew
+SMOKE = COMMON_SMOKE | {"train.batch_size": 4, "train.images_per_epoch": 8}
 SMOKE |= {"data.image_size_px": 128, "model.weights": "none", "model.freeze_norm": False}
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.box_weight": "0.5:4.0"}
 

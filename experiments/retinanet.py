@@ -10,6 +10,7 @@ Data: the liver phantom, or DeepLesion by --data deeplesion/liver.
 
 from __future__ import annotations
 
+from experiments import SMOKE as COMMON_SMOKE
 from experiments import open_data
 from lesionkeras.cli import RunOptions, parse, run_main
 from lesionkeras.config import CT_VALUES, AnchorConfig, RetinaNetConfig, RetinaNetRecipe
@@ -37,14 +38,7 @@ RECIPES = {
     "ct": override(DEFAULT, CT_VALUES),
     "paper": override(RetinaNetRecipe(), PAPER),
 }
-SMOKE = {
-    "data.name": "liver_phantom",
-    "data.config": "tiny",
-    "train.batch_size": 8,
-    "train.images_per_epoch": 16,
-}
-SMOKE |= {"train.cpu_budget_s": 0.0}
-SMOKE |= {"train.epochs": 2, "train.whole_image_fraction": 0.0}  # a second is traced anew: 20 s
+SMOKE = COMMON_SMOKE | {"train.batch_size": 8, "train.images_per_epoch": 16}
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.alpha": "0.25:0.75"}
 
 
