@@ -24,6 +24,7 @@ from lesionkeras.models.weights import list_variables, read_trained_on
 SAID = ("name", "config", "protocol", "held_out")  # of the recipe's data
 # Data sets that share patients count as one: LiTS' 28 to 47 are 3D-IRCADb-01's.
 SAME = {"ircadb01": "lits"}
+_SHOWN_CHARACTERS = 200  # of Keras' own words
 
 
 def read_backbone(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -41,28 +42,12 @@ def read_backbone(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         RunError: It has no trained network yet.
     """
     network, data, earlier = _read_recipe(run / "recipe.json")
-    backbone, model_file = network["backbone"], run / "model.keras"
-    if not model_file.is_file():
-        raise RunError(
-            "A run has no trained network",
-            where=str(model_file),
-            found="no such file",
-            wanted="a finished run",
-        )
-    try:
-        model = keras.models.load_model(model_file, compile=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            "A run's network cannot be read",
-            where=str(model_file),
-            found=" ".join(str(error).split())[:200],
-            wanted="the file of a finished run",
-        ) from error
-    variables = list_variables(model, backbone)
-    if variables.keys() != list_variables_of(backbone):
+    backbone = network["backbone"]
+    variables = list_variables(load_network(run), backbone)
+    if variables.keys() != _list_wanted(backbone):
         raise RecipeError(
             "A run's backbone lacks layers, or has others",
-            where=str(model_file),
+            where=str(run),
             found=f"{len(variables)} variables",
             wanted=f"those of {backbone}",
             next_step="name a run whose network has a whole one",
@@ -72,10 +57,7 @@ def read_backbone(run: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "range": "0..1",
         "mean": (-offset / scale).tolist(),
         "std": (1 / scale).tolist(),
-        "trained_on": [
-            {name: data.get(name, "") for name in SAID},
-            *earlier,
-        ],
+        "trained_on": [{name: data.get(name, "") for name in SAID}, *earlier],
     }
     return {name: variable.numpy() for name, variable in variables.items()}, preprocessing
 
@@ -111,8 +93,38 @@ def _read_recipe(file: Path) -> tuple[dict[str, Any], dict[str, Any], list[Any]]
     return network, data, earlier
 
 
-def list_variables_of(backbone: str) -> set[str]:
-    """Return the names that a weights file of a ResNet has."""
+def load_network(run: Path) -> keras.Model:
+    """Load the trained network of a finished run.
+
+    Args:
+        run: Its directory.
+
+    Raises:
+        RunError: It has none yet, or a damaged one.
+    """
+    file = run / "model.keras"
+    if not file.is_file():
+        raise RunError(
+            "A run has no trained network",
+            where=str(file),
+            found="no such file",
+            wanted="a finished run",
+            next_step=f"go on with the run in {run} to its end",
+        )
+    try:
+        return keras.models.load_model(file, compile=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            "A run's network cannot be read",
+            where=str(file),
+            found=" ".join(str(error).split())[:_SHOWN_CHARACTERS],
+            wanted="the file of a finished run",
+            next_step="copy it again, or train it anew",
+        ) from error
+
+
+def _list_wanted(backbone: str) -> set[str]:
+    """The names that a weights file of a ResNet has."""
     layers = build_resnet(backbone, fused_norm=True).layers
     return {f"{layer.name}/{variable.name}" for layer in layers for variable in layer.weights}
 

@@ -27,12 +27,13 @@ from lesionkeras.ct.grid import to_slice
 from lesionkeras.data.box_convention import CONVENTIONS, TIGHT, find_stored
 from lesionkeras.data.opening import Split, list_splits, pool_images
 from lesionkeras.data.prepared import Prepared
-from lesionkeras.errors import RecipeError, RunError
+from lesionkeras.errors import RecipeError
 from lesionkeras.files import write_json
 from lesionkeras.inference.conventions import change_convention
 from lesionkeras.inference.detect import Findings, find_truth
 from lesionkeras.inference.mask_boxes import find_boxes
 from lesionkeras.models.fast import fold_norms
+from lesionkeras.models.trained_backbone import load_network
 from lesionkeras.recipe import read_recipe
 from lesionkeras.report import figures
 from lesionkeras.report.box_evaluation import evaluate_boxes, list_headlines, write_evaluation
@@ -70,9 +71,9 @@ def load_segmenter(run: Path) -> TrainedSegmenter:
     Raises:
         RecipeError: There is no recipe, it is not one of a segmentation network, or of one that
             finds no tumours.
-        RunError: The run has no model yet.
+        RunError: The run has no model yet, or a damaged one.
     """
-    file, model_file = run / "recipe.json", run / "model.keras"
+    file = run / "recipe.json"
     experiment = _find_experiment(file)
     if experiment and experiment not in RECIPES:
         raise RecipeError(
@@ -90,14 +91,6 @@ def load_segmenter(run: Path) -> TrainedSegmenter:
             found=f"loss.target={recipe.loss.target}",
             wanted="tumour",
         )
-    if not model_file.is_file():
-        raise RunError(
-            "A run has no trained network",
-            where=str(model_file),
-            found="no such file",
-            wanted="a finished run",
-            next_step=f"run experiments.{experiment} with --out {run} to its end",
-        )
     environment = json.loads(file.read_text(encoding="utf-8")).get("environment", {})
     earlier = [
         SegmentationDataConfig(
@@ -107,8 +100,7 @@ def load_segmenter(run: Path) -> TrainedSegmenter:
         )
         for seen in environment.get("weights_trained_on", ())
     ]
-    model = keras.models.load_model(model_file, compile=False)
-    return TrainedSegmenter(model, recipe, tuple(earlier))
+    return TrainedSegmenter(load_network(run), recipe, tuple(earlier))
 
 
 def _find_experiment(file: Path) -> str:

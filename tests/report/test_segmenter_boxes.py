@@ -175,6 +175,9 @@ def test_patients_whom_two_data_sets_share_are_not_tested_on(run, monkeypatch):
 def test_what_is_no_finished_run_of_a_segmentation_network_is_refused(run, tmp_path):
     with pytest.raises(RecipeError, match="A recipe file cannot be read"):
         segmenter_boxes.load_segmenter(tmp_path / "nowhere")
+    (run / "model.keras").write_bytes(b"half a file")
+    with pytest.raises(RunError, match="network cannot be read"):
+        segmenter_boxes.load_segmenter(run)
     (run / "model.keras").unlink()
     with pytest.raises(RunError, match=r"A run has no trained network.*finished run"):
         segmenter_boxes.load_segmenter(run)
