@@ -32,6 +32,7 @@ LIVER, TUMOUR = 1, 2  # labels; the liver of a score is both
 MARGIN_MM = 12.0  # about what is shown
 LEAST_VIEW_MM = 60.0  # a small tumour is shown with what surrounds it
 SCALE_BAR_MM = 20
+LEGEND_INCHES = 5.0  # width of four words beside each other
 SCORE_COLORS = (RED, BLUE, ORANGE, GREY)
 
 
@@ -120,7 +121,7 @@ def _add_contour_legend(figure: Figure) -> None:
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=4,
+        ncols=4 if figure.get_figwidth() >= LEGEND_INCHES else 2,
         facecolor="#222222",
         labelcolor="white",
         fontsize=9,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from lesionkeras.report import segmentation_figures
 from lesionkeras.report.figures import BLUE, ORANGE, PREDICTION, RED, TRUTH
 from lesionkeras.report.segmentation_figures import (
     _find_view,
@@ -66,3 +68,16 @@ def test_lesions_that_were_not_found_are_crosses_at_zero() -> None:
     assert count_pixels(only_found, RED) == 0 and count_pixels(both, RED) > 0
     assert draw_lesion_sizes([found, missed]) == both
     assert len(draw_lesion_sizes([])) > 1000  # a run without a lesion
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_the_legend_of_contours_lies_within_the_picture(columns, monkeypatch):
+    kept = []
+    monkeypatch.setattr(segmentation_figures, "to_png", lambda figure: kept.append(figure) or b"")
+    mask = np.zeros((8, 8), np.uint8)
+    example = {"image_hu": mask.astype(np.int16), "truth": mask, "prediction": mask}
+    draw_contours([example | {"spacing_mm": (1.0, 1.0)}] * columns, WINDOW_HU)
+    (figure,) = kept
+    figure.canvas.draw()
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert box.x0 >= 0 and box.x1 <= whole.x1 and box.width > 100
