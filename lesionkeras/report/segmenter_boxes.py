@@ -1,4 +1,4 @@
-"""A trained segmentation network as a detector, where it was not trained.
+"""Trained segmentation networks as a detector, where none of them was trained.
 
 It stands beside the report because only here every other part may be used (DESIGN, 2).
 """
@@ -6,7 +6,7 @@ It stands beside the report because only here every other part may be used (DESI
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ RECIPES: dict[str, type[SegmentationRecipe]] = {
 }
 # Patients of two data sets, by how their names begin: LiTS' 28 to 47 are 3D-IRCADb-01's.
 SHARED = {"ircadb01_": {"lits", "ircadb01"}}
+MAPS = ("tumour_probability", "liver_probability")  # what a network says; the first always
 BATCH_SIZE = 8
 SCORE_THRESHOLD = 0.5  # of precision, recall and pictures: the likelier half
 Progress = Callable[[int, int], None]
@@ -114,21 +115,21 @@ def _find_experiment(file: Path) -> str:
 
 def open_images(
     builder: Any,
-    segmenter: TrainedSegmenter,
+    segmenters: Sequence[TrainedSegmenter],
     convention: str = "",
     progress: Progress = lambda done, total: None,
-) -> Split:
-    """Open all images of a data set that the network was not trained on, at its size.
+) -> tuple[Split, ...]:
+    """Open all images of a data set that no network was trained on, for each at its size.
 
     Args:
         builder: A prepared TFDS builder with boxes.
-        segmenter: Whose recipe says what it was trained on.
+        segmenters: Whose recipes say what they were trained on.
         convention: What a box is, one of `box_convention.CONVENTIONS`; "" is the data set's own.
         progress: Called with images done and images in all while a cache is made.
 
     Returns:
-        Every image; of patients who may have been trained on, in this data set or in another that
-        shares them, those who were held out by name.
+        A network each, of the same images: every one; of patients who may have been trained on, in
+        this data set or in another that shares them, those whom all held out by name.
 
     Raises:
         RecipeError: All patients of the data set may have been trained on, or the convention is
@@ -139,23 +140,33 @@ def open_images(
         raise RecipeError(
             "--convention cannot be read", found=convention, wanted=" or ".join(CONVENTIONS)
         )
-    data, name = segmenter.recipe.data, builder.info.name
-    seen = _describe_view(data, convention or find_stored(name))
-    images = pool_images([builder], list_splits(builder), seen, progress)
-    trained: set[str] = set()
-    for each in (data, *segmenter.weights_trained_on):
-        trained |= _find_trained(images, name, each)
+    name = builder.info.name
+    convention = convention or find_stored(name)
+    views = [_describe_view(segmenter.recipe.data, convention) for segmenter in segmenters]
+    pooled = {
+        view: pool_images([builder], list_splits(builder), view, progress)
+        for view in dict.fromkeys(views)
+    }
+    images, trained = pooled[views[0]], set[str]()
+    for segmenter in segmenters:
+        for data in (segmenter.recipe.data, *segmenter.weights_trained_on):
+            trained |= _find_trained(images, name, data)
     used = np.flatnonzero([patient not in trained for patient in images.patients])
     if not len(used):
         raise RecipeError(
-            "The network may have been trained on all patients of this data set",
+            "Every patient of this data set may have been trained on",
             where=f"--data {name}",
-            found=f"data.name={data.name}, data.protocol={data.protocol}, "
-            f"data.held_out={','.join(data.held_out) or 'nobody by name'}",
-            wanted="a run that held patients of it out by name, or another data set",
+            found="; ".join(dict.fromkeys(_describe(each.recipe.data) for each in segmenters)),
+            wanted="runs that all held out patients of it by name, or another data set",
             next_step="train with --held-out, or name another data set",
         )
-    return Split(images, np.stack([used, np.zeros_like(used)], axis=1))
+    rows = np.stack([used, np.zeros_like(used)], axis=1)
+    return tuple(Split(pooled[view], rows) for view in views)
+
+
+def _describe(data: SegmentationDataConfig) -> str:
+    held_out = ",".join(data.held_out) or "nobody by name"
+    return f"data.name={data.name}, data.protocol={data.protocol}, data.held_out={held_out}"
 
 
 def _find_trained(images: Prepared, name: str, data: SegmentationDataConfig) -> set[str]:
@@ -171,45 +182,70 @@ def _find_trained(images: Prepared, name: str, data: SegmentationDataConfig) -> 
 
 
 def detect_lesions(
-    segmenter: TrainedSegmenter, split: Split, progress: Progress = lambda done, total: None
+    segmenters: Sequence[TrainedSegmenter],
+    splits: Sequence[Split],
+    progress: Progress = lambda done, total: None,
 ) -> Findings:
     """Find lesions as boxes; nothing of an image but its three slices is known.
 
     Args:
-        segmenter: The network.
-        split: From `open_images`.
+        segmenters: The networks; probabilities are their mean, on the source's pixels.
+        splits: From `open_images`, one a network.
         progress: Called with images done and images in all.
 
     Returns:
         Tight truth and tight detections, in pixels of the source images.
     """
-    import tensorflow as tf
-
-    data, images = segmenter.recipe.data, split.images
-    has_planes = bool(find_reach_mm(data))
-    model = fold_norms(segmenter.model)
-    serve = make_serving_functions(model, segmenter.recipe)["serving_probability"]
+    finders = [
+        _make_finder(segmenter, split) for segmenter, split in zip(segmenters, splits, strict=True)
+    ]
     truths, detections = [], []
-    rows = split.rows[:, 0]
+    split = splits[0]
+    images, rows = split.images, split.rows[:, 0]
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
-        stack = np.stack([images.images[i] for i in batch])
-        inputs = [tf.constant(stack if has_planes else take_channels(stack, data.slices))]
-        if data.pixel_mm or has_planes:
-            inputs.append(tf.constant(_list_spacing(split, batch, has_planes)))
-        if data.liver_hu:
-            inputs.append(tf.zeros([len(batch)]))  # not known: the network looks for it
-        found = {name: value.numpy() for name, value in serve(*inputs).items()}
+        found = [find(batch) for find in finders]
         for place, row in enumerate(batch):
-            names = ("tumour_probability", "liver_probability")
-            maps = [found[name][place] for name in names if name in found]
-            native = to_slice(np.stack(maps, axis=-1), images.find_grid(row))
-            detections.append(find_boxes(*np.moveaxis(native, -1, 0)))
+            maps = {
+                name: np.mean([each[name][place] for each in found if name in each], axis=0)
+                for name in MAPS
+                if any(name in each for each in found)
+            }
+            detections.append(find_boxes(*maps.values()))
             truths.append(find_truth(split, row, TIGHT))
         progress(len(truths), len(rows))
     sizes = tuple((int(height), int(width)) for height, width in images.size_px[rows])
     files = tuple(images.files[i] for i in rows)
     return Findings(tuple(truths), tuple(detections), tuple(split.patients), files, sizes)
+
+
+def _make_finder(
+    segmenter: TrainedSegmenter, split: Split
+) -> Callable[[np.ndarray], dict[str, list[np.ndarray]]]:
+    """From rows of images to their MAPS, float32 [H, W] each, on the source's pixels."""
+    import tensorflow as tf
+
+    data, images = segmenter.recipe.data, split.images
+    has_planes = bool(find_reach_mm(data))
+    serve = make_serving_functions(fold_norms(segmenter.model), segmenter.recipe)
+    ask = serve["serving_probability"]
+
+    def find(rows: np.ndarray) -> dict[str, list[np.ndarray]]:
+        stack = np.stack([images.images[i] for i in rows])
+        inputs = [tf.constant(stack if has_planes else take_channels(stack, data.slices))]
+        if data.pixel_mm or has_planes:
+            inputs.append(tf.constant(_list_spacing(split, rows, has_planes)))
+        if data.liver_hu:
+            inputs.append(tf.zeros([len(rows)]))  # not known: the network looks for it
+        found = ask(*inputs)
+        names = [name for name in MAPS if name in found]
+        maps = np.stack([found[name].numpy() for name in names], axis=-1)
+        native = [
+            to_slice(square, images.find_grid(row)) for square, row in zip(maps, rows, strict=True)
+        ]
+        return {name: [each[..., i] for each in native] for i, name in enumerate(names)}
+
+    return find
 
 
 def take_channels(stack_hu: np.ndarray, count: int) -> np.ndarray:

@@ -25,15 +25,15 @@ RECIPE = override(UNetRecipe(model=UNetConfig(in_channels=5, base_channels=2)), 
 LESION = (slice(20, 26), slice(6, 14))  # rows and columns on the square, of the source twice each
 
 
-def build_threshold(slices=5, window_hu=(-100.0, 200.0)):
-    """Logits that say background below 20 HU, liver up to 140 HU, and lesion above."""
-    low, high = window_hu
+def build_threshold(slices=5, cuts_hu=(20.0, 140.0)):
+    """Logits that say background below the first cut, liver up to the second, and lesion above."""
+    low, high = (-100.0, 200.0)
     image = keras.Input((None, None, slices), name="image_unit")
     logits = predict_scales([image], "three_class", 0)[0]
     model = keras.Model(image, logits)
     kernel, bias = model.get_layer("logits").variables
     weights = np.zeros(kernel.shape, np.float32)
-    cuts = [(hu - low) / (high - low) for hu in (20.0, 140.0)]
+    cuts = [(hu - low) / (high - low) for hu in cuts_hu]
     weights[..., slices // 2, 1:] = [80.0, 160.0]  # each class wins above its cut
     kernel.assign(weights)
     bias.assign([0.0, -80 * cuts[0], -80 * cuts[0] - 80 * cuts[1]])
@@ -92,6 +92,12 @@ def make_builder(name):
     return SimpleNamespace(info=SimpleNamespace(name=name, splits=splits))
 
 
+def open_images(data_set, segmenter, convention=""):
+    """The images of one network."""
+    (split,) = segmenter_boxes.open_images(make_builder(data_set), [segmenter], convention)
+    return split
+
+
 @pytest.mark.parametrize(
     ("words", "data_set", "convention", "box"),
     [
@@ -128,15 +134,15 @@ def test_lesions_are_found_as_boxes(
 
 def test_of_a_data_set_that_was_trained_on_those_held_out_are_used(run, asked):
     segmenter = segmenter_boxes.load_segmenter(run)
-    assert len(segmenter_boxes.open_images(make_builder("deeplesion"), segmenter).rows) == COUNT
-    split = segmenter_boxes.open_images(make_builder("lits"), segmenter)
+    assert len(open_images("deeplesion", segmenter).rows) == COUNT
+    split = open_images("lits", segmenter)
     assert split.rows.tolist() == [[6, 0], [7, 0]] and set(split.patients) == {"003"}
     for changes in ({"data.held_out": ""}, {"data.protocol": "volume"}, {"data.held_out": "999"}):
         seen = replace(segmenter, recipe=override(RECIPE, changes))
-        with pytest.raises(RecipeError, match="may have been trained on all patients"):
-            segmenter_boxes.open_images(make_builder("lits"), seen)
+        with pytest.raises(RecipeError, match="Every patient of this data set may have been"):
+            open_images("lits", seen)
     with pytest.raises(RecipeError, match="--convention cannot be read: found wide"):
-        segmenter_boxes.open_images(make_builder("deeplesion"), segmenter, "wide")
+        open_images("deeplesion", segmenter, "wide")
 
 
 def test_of_whom_the_first_weights_were_trained_on_none_is_used(run, asked):
@@ -145,12 +151,12 @@ def test_of_whom_the_first_weights_were_trained_on_none_is_used(run, asked):
     seen = [{"name": "deeplesion", "protocol": "patient", "held_out": ["004"]}, {"name": "folder"}]
     file.write_text(json.dumps(tree | {"environment": {"weights_trained_on": seen}}))
     segmenter = segmenter_boxes.load_segmenter(run)
-    split = segmenter_boxes.open_images(make_builder("deeplesion"), segmenter)
+    split = open_images("deeplesion", segmenter)
     assert set(split.patients) == {"004"}
-    split = segmenter_boxes.open_images(make_builder("lits"), segmenter)
+    split = open_images("lits", segmenter)
     assert set(split.patients) == {"003"}
-    with pytest.raises(RecipeError, match="may have been trained on all patients"):
-        segmenter_boxes.open_images(make_builder("folder"), segmenter)
+    with pytest.raises(RecipeError, match="Every patient of this data set may have been"):
+        open_images("folder", segmenter)
 
 
 def test_patients_whom_two_data_sets_share_are_not_tested_on(run, monkeypatch):
@@ -163,7 +169,7 @@ def test_patients_whom_two_data_sets_share_are_not_tested_on(run, monkeypatch):
     def open_as(data_set, trained_on, held_out=""):
         recipe = override(RECIPE, {"data.name": trained_on, "data.held_out": held_out})
         trained = replace(segmenter, recipe=recipe)
-        return set(segmenter_boxes.open_images(make_builder(data_set), trained).patients)
+        return set(open_images(data_set, trained).patients)
 
     assert open_as("lits", "ircadb01") == {"lits_000"}
     assert open_as("lits", "ircadb01", "ircadb01_01") == {"lits_000", "ircadb01_01"}
@@ -202,6 +208,41 @@ def test_what_is_no_finished_run_of_a_segmentation_network_is_refused(run, tmp_p
 def test_networks_see_as_many_slices_as_they_want(asked, changes):
     recipe = override(RECIPE, changes)
     segmenter = segmenter_boxes.TrainedSegmenter(build_threshold(recipe.data.slices), recipe)
-    split = segmenter_boxes.open_images(make_builder("deeplesion"), segmenter, TIGHT)
-    found = segmenter_boxes.detect_lesions(segmenter, split)
+    split = open_images("deeplesion", segmenter, TIGHT)
+    found = segmenter_boxes.detect_lesions([segmenter], [split])
     assert [len(each.boxes) for each in found.detections] == [1] * (COUNT - 1) + [0]
+
+
+def test_several_networks_find_by_the_mean_of_their_probabilities(
+    run, tmp_path, asked, monkeypatch, capsys
+):
+    """One sees the lesion, the other takes it for liver: .5, each at its own pixels."""
+    other = tmp_path / "other"
+    other.mkdir()
+    changes = {"data.pixel_mm": 0.0, "data.held_out": "003,004"}
+    write_recipe(other / "recipe.json", override(RECIPE, changes), "unet")
+    build_threshold(cuts_hu=(20.0, 195.0)).save(other / "model.keras")
+    monkeypatch.setattr("tfds_builders.open_builder", lambda name, *rest: make_builder(name))
+    words = ["--run", str(run), "--run", str(other), "--data", "lits/slices"]
+    with pytest.raises(RecipeError, match=r"--out is missing: found 2 --run"):
+        find_boxes.main(words)
+    find_boxes.main([*words, "--out", str(tmp_path / "out")])
+    assert [view.pixel_mm for _, view in asked] == [0.75, 0.0]
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    truth = json.loads((tmp_path / "out" / "truth.json").read_text())
+    assert [each["file_name"] for each in truth["images"]] == list(make_images().files[6:8])
+    assert [round(each["score"], 2) for each in predictions] == [0.5, 0.5]
+    assert "Report:" in capsys.readouterr().out
+
+
+def test_of_a_data_set_that_several_were_trained_on_those_whom_all_held_out_are_used(run, asked):
+    segmenter = segmenter_boxes.load_segmenter(run)
+    others = [
+        replace(segmenter, recipe=override(RECIPE, {"data.held_out": names}))
+        for names in ("003,004", "004")
+    ]
+    builder = make_builder("lits")
+    splits = segmenter_boxes.open_images(builder, [segmenter, others[0]])
+    assert [set(split.patients) for split in splits] == [{"003"}] * 2
+    with pytest.raises(RecipeError, match=r"held_out=003; data\.name=.*held_out=004"):
+        segmenter_boxes.open_images(builder, [segmenter, others[1]])
