@@ -36,7 +36,7 @@ class Interval(NamedTuple):
     """A percentile interval.
 
     Args:
-        low: 2.5th percentile; NaN where no resample was defined.
+        low: 2.5th percentile; NaN where no resample was defined, and of one patient.
         high: 97.5th percentile.
         num_undefined: Resamples dropped because they left the score undefined.
     """
@@ -135,7 +135,8 @@ def draw_weights(patients: Sequence[str], num_resamples: int, seed: int) -> np.n
         seed: Of the draws.
 
     Returns:
-        [R, N] float, how often each image counts in each resample.
+        [R, N] float, how often each image counts in each resample; of one patient [0, N]: nothing
+        says how others would differ.
 
     Raises:
         ValueError: There is no image.
@@ -145,6 +146,8 @@ def draw_weights(patients: Sequence[str], num_resamples: int, seed: int) -> np.n
     names, patient_idx = np.unique(
         np.asarray(patients, dtype=object).astype(str), return_inverse=True
     )
+    if len(names) == 1:
+        return np.zeros((0, len(patients)))
     drawn = np.random.default_rng(seed).integers(len(names), size=(num_resamples, len(names)))
     flat = drawn + len(names) * np.arange(num_resamples)[:, None]
     times = np.bincount(flat.ravel(), minlength=num_resamples * len(names))
@@ -179,7 +182,8 @@ def average_precision(
     def statistic(weights: np.ndarray) -> np.ndarray:
         starts = range(0, len(weights), CHUNK_RESAMPLES)
         chunks = [weights[start : start + CHUNK_RESAMPLES] for start in starts]
-        return np.concatenate([_mean_precision(matches, threshold_idx, rows) for rows in chunks])
+        values = [_mean_precision(matches, threshold_idx, rows) for rows in chunks]
+        return np.concatenate([np.zeros(0), *values])
 
     return statistic
 

@@ -131,7 +131,7 @@ class Froc:
         is_counted = ~self.pooled.is_crowd if counted is None else counted & ~self.pooled.is_crowd
         sums = _Sums(self, is_counted)
         size = max(MIN_CHUNK_RESAMPLES, CHUNK_SUMS // sums.num_sums)
-        starts = range(0, len(rows), size)
+        starts = range(0, max(len(rows), 1), size)  # no rows give no rows
         parts = [sums.compute(rows[i : i + size], fp_per_image) for i in starts]
         return np.concatenate(parts)
 
@@ -219,7 +219,7 @@ class _Counts:
 
     def weigh(self, weights: np.ndarray) -> np.ndarray:
         """Weight [K, R] at each place, of rows of weights [R, N]."""
-        if len(weights) > 1:
+        if len(weights) != 1:
             return self.matrix @ weights.T
         # A sparse matrix costs ten times as much to make.
         of_image = weights[0, self.image]

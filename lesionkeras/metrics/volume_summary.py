@@ -68,13 +68,11 @@ class _Table:
         """Return sum by sum; cases with 0 below the line have no part in it."""
         above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
         value = divide(above.sum(), below.sum())
-        low = high = UNDEFINED
-        if len(set(self._patients)) > 1:
-            low, high, _ = resample(
-                lambda weights: _divide_rows(weights @ above, weights @ below),
-                self._patients,
-                seed=self._seed,
-            )
+        low, high, _ = resample(
+            lambda weights: _divide_rows(weights @ above, weights @ below),
+            self._patients,
+            seed=self._seed,
+        )
         found = [float(np.sqrt(number)) if root else number for number in (value, low, high)]
         names = ("value", "low", "high")
         return dict(zip(names, found, strict=True)) | {"num_cases": int((below > 0).sum())}

@@ -21,7 +21,8 @@ from lesionkeras.models.backbones import BLOCK_TYPES, build_resnet
 from lesionkeras.models.input_scaling import INPUT_SCALINGS
 from lesionkeras.models.weights import list_variables, read_trained_on
 
-SAID = ("name", "config", "protocol", "held_out")  # of the recipe's data
+# Of the recipe's data: who was trained on, and how the network saw them.
+SAID = ("name", "config", "protocol", "held_out", "window_hu", "pixel_mm", "liver_hu")
 # Data sets that share patients count as one: LiTS' 28 to 47 are 3D-IRCADb-01's.
 SAME = {"ircadb01": "lits"}
 _SHOWN_CHARACTERS = 200  # of Keras' own words

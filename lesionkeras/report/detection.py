@@ -137,10 +137,11 @@ def check_search(builder: Any, recipe: DetectionRecipe) -> None:
 
     Raises:
         DataError: A split is missing, or a patient is in two.
-        RecipeError: The weights cannot be had, or the recipe holds no patients out: the test split
-            is not tuned on.
+        RecipeError: The weights cannot be had or may have seen whom is tested on, or the recipe
+            holds no patients out: the test split is not tuned on.
     """
     compute_weights_sha256(resolve_input_scaling(recipe.model))
+    check_unseen(recipe)
     splits = open_splits(builder, recipe)
     if splits.validation is None or splits.warning:
         is_paper = recipe.data.protocol == "paper"

@@ -319,10 +319,11 @@ def check_search(builders: Sequence[Any], recipe: SegmentationRecipe) -> None:
 
     Raises:
         DataError: A split is missing, or a patient is in two.
-        RecipeError: The weights cannot be had, or the recipe holds no patients out to choose on:
-            the held-out volumes are not tuned on.
+        RecipeError: The weights cannot be had or may have seen whom is tested on, or the recipe
+            holds no patients out to choose on: the held-out volumes are not tuned on.
     """
     compute_weights_sha256(resolve_input_scaling(recipe.model))
+    check_unseen(recipe)
     splits = open_segmentation_splits(builders, recipe.data, recipe.train.seed)
     if splits.validation is None or splits.warning:
         is_leak = bool(splits.warning)

@@ -111,8 +111,23 @@ def test_undefined_resamples_are_dropped_and_counted() -> None:
     interval = bootstrap_by_patient(truths, found, ["a", "b"], prepare_map50, num_resamples=1000)
     assert 190 < interval.num_undefined < 310
     assert 0 < interval.low <= interval.high == 1.0
-    nothing = bootstrap_by_patient(truths[1:], found[1:], ["b"], prepare_map50, num_resamples=50)
+    empty, none = [truths[1]] * 2, found[:1] * 2
+    nothing = bootstrap_by_patient(empty, none, ["b", "c"], prepare_map50, num_resamples=50)
     assert np.isnan(nothing.low) and np.isnan(nothing.high) and nothing.num_undefined == 50
+
+
+def test_one_patient_has_no_interval() -> None:
+    """Not one without width: nothing says how others would differ."""
+    truths, found, _ = make_images(3)
+    metrics = evaluate_detections(truths, found, ["a"] * 3, 0.4, num_resamples=20)
+    json.dumps(metrics, allow_nan=False)
+    froc, p2 = metrics["froc"]["rows"][0], metrics["p2"]
+    sizes = metrics["froc"]["by_size"][0]["sensitivity"]
+    for score in (metrics["map50"], metrics["recall"], froc["sensitivity"][0], p2["sensitivity"]):
+        assert score["value"] is not None
+    for score in (*froc["sensitivity"], *sizes, metrics["map50"], metrics["recall"], froc["mean"]):
+        assert (score["low"], score["high"]) == (None, None)
+    assert draw_weights(["a"] * 3, 20, 0).shape == (0, 3)
 
 
 def test_five_hundred_resamples_of_seventy_images_take_under_five_seconds() -> None:
@@ -169,7 +184,7 @@ def test_metrics_json_holds_every_score_with_its_interval() -> None:
 def test_no_lesion_anywhere_writes_null() -> None:
     empty = ImageTruth(boxes=np.zeros((0, 4)))
     silent = ImageDetections(boxes=np.zeros((0, 4)), scores=np.zeros(0))
-    metrics = evaluate_detections([empty], [silent], ["a"], 0.5, num_resamples=20)
+    metrics = evaluate_detections([empty] * 2, [silent] * 2, ["a", "b"], 0.5, num_resamples=20)
     json.dumps(metrics, allow_nan=False)
     assert metrics["map50"] == {"value": None, "low": None, "high": None, "num_undefined": 20}
     assert metrics["fp_per_image"]["value"] == 0.0

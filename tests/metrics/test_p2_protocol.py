@@ -65,7 +65,7 @@ def test_the_surest_box_is_held_against_the_nearest_lesion() -> None:
 
 
 def test_undefined_is_none() -> None:
-    scores = evaluate_p2([truth()], [found()], ["a"], SIZES[:1], 0.5, num_resamples=3)
+    scores = evaluate_p2([truth()] * 2, [found()] * 2, ["a", "b"], SIZES[:2], 0.5, num_resamples=3)
     assert [scores[key]["value"] for key in ("sensitivity", "false_share", "box_mse")] == [None] * 3
     assert scores["fp_per_image"]["value"] == 0.0 and scores["sensitivity"]["num_undefined"] == 3
     with pytest.raises(ValueError, match="1 images of truth but 2 patients"):

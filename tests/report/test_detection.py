@@ -126,6 +126,10 @@ def test_a_search_wants_validation_patients(monkeypatch: pytest.MonkeyPatch) -> 
     paper = replace(RECIPE, data=replace(RECIPE.data, protocol="paper"))
     with pytest.raises(RecipeError, match=r"data\.protocol: found paper.*give --split patient\."):
         detection.check_search((test, test, PAPER_WARNING), paper)
+    seen = [{"name": RECIPE.data.name, "protocol": "patient"}]
+    monkeypatch.setattr("lesionkeras.models.trained_backbone.find_trained_on", lambda recipe: seen)
+    with pytest.raises(RecipeError, match="The weights may have seen who is tested"):
+        detection.check_search((test, test), RECIPE)
 
 
 def test_a_trial_leaves_its_score_and_no_weights(

@@ -219,6 +219,10 @@ def test_a_search_wants_validation_patients(monkeypatch):
     leaking = override(UNetRecipe(), {"data.protocol": "p5"})
     with pytest.raises(RecipeError, match=r"data\.protocol: found p5.*give --split patient\."):
         segmentation.check_search(("It leaks.", split), leaking)
+    seen = [{"name": "liver_phantom", "protocol": "patient"}]
+    monkeypatch.setattr("lesionkeras.models.trained_backbone.find_trained_on", lambda recipe: seen)
+    with pytest.raises(RecipeError, match="The weights may have seen who is tested"):
+        segmentation.check_search(("", split), UNetRecipe())
 
 
 def test_a_trial_leaves_its_score_and_no_weights(tmp_path, monkeypatch):
