@@ -214,8 +214,8 @@ def _summarize(
         Paragraph(
             f"Measured on {counts['images']} test images of {counts['patients']} patients with "
             f"{counts['lesions']} lesions. In brackets are 95 % intervals over patients "
-            f"({bootstrap['num_resamples']} resamples; one patient has none); a box is right from IoU "
-            f"{metrics['iou_threshold']:g} on, and precision, recall and false positives are "
+            f"({bootstrap['num_resamples']} resamples; one patient has none); a box is right from "
+            f"IoU {metrics['iou_threshold']:g} on, and precision, recall and false positives are "
             f"those of detections with a score of {metrics['score_threshold']:.3f} and more"
             f"{chosen}."
         ),

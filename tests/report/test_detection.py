@@ -155,7 +155,7 @@ def test_the_summary_ends_with_the_scores(capsys: pytest.CaptureFixture) -> None
 
     truth = ImageTruth(np.array([[0.0, 0, 10, 10]]))
     silent = ImageDetections(np.zeros((0, 4)), np.zeros(0))
-    metrics = evaluate_detections([truth], [silent], ["a"], 0.5, num_resamples=10)
+    metrics = evaluate_detections([truth] * 2, [silent] * 2, ["a", "b"], 0.5, num_resamples=10)
     paths = {"path": "runs/a", "report": "runs/a/report.html", "export": "runs/a/export/1"}
     detection.print_summary(SimpleNamespace(directory=SimpleNamespace(**paths)), metrics)
     lines = capsys.readouterr().out.splitlines()
@@ -168,5 +168,5 @@ def test_the_summary_ends_with_the_scores(capsys: pytest.CaptureFixture) -> None
     assert lines[3].startswith(f"Sensitivity at 1 false positive an image: {found}")
     assert lines[4].startswith("Score: mAP50 0.000 [0.000, 0.000], mAP50-95 0.000")
     assert lines[4].endswith(
-        "precision undefined, recall 0.000 [0.000, 0.000] on 1 test images of 1 patients"
+        "precision undefined, recall 0.000 [0.000, 0.000] on 2 test images of 2 patients"
     )
