@@ -9,7 +9,8 @@ sum in another order.
 
 For one image of 512 px and 32 filters that is 4.7 MB of taps (64x64x288), twice 12.6 MB upsampled
 along x and 33.6 MB of result; the plain way holds 537 MB upsampled and 540 MB concatenated, and as
-much for their gradients.
+much for their gradients.  Measured, forward and back (`experiments.benchmark detection`): 163 MB
+and 1,779 MB, a twentieth of the time.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from lesionkeras.config import (
     SSDRecipe,
 )
 from lesionkeras.models import build_detector
+from lesionkeras.training import concatenation_memory
 from lesionkeras.training.benchmark import Step, compare, describe_machine, measure_rates
 from lesionkeras.training.fit import compile_model
 from lesionkeras.training.kerascv_retinanet import (
@@ -54,10 +55,17 @@ def benchmark_detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str
         repeats: Turns of each contestant.
 
     Returns:
-        The report as JSON values; see `benchmark.format_report`.
+        The report as JSON values; see `benchmark.format_report`.  "concatenation" is what P2's
+        takes beside plain layers, empty where the system does not say.
     """
     before = keras.config.dtype_policy()
     rows, notes = [], []
+    concatenation = {}
+    if concatenation_memory.STATUS.exists():
+        side_px = recipe.data.image_size_px
+        side_px -= side_px % concatenation_memory.POOLED_PX
+        concatenation = concatenation_memory.measure_concatenation(side_px)
+        notes.append(concatenation_memory.describe(concatenation, side_px))
     try:
         for policy in list_policies(recipe.train.precision, find_capabilities()):
             keras.config.set_dtype_policy(policy)
@@ -84,6 +92,7 @@ def benchmark_detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str
         "environment": describe_environment(),
         "machine": describe_machine(),
         "rows": rows,
+        "concatenation": concatenation,
         "notes": notes,
     }
 
