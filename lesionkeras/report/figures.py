@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DPI = 110
 MAX_EXAMPLES = 12
 EXAMPLE_COLUMNS = 4
+BODY_UNIT, BODY_MARGIN = 0.05, 0.05  # darker is air; of the body's larger side
 # Colours that stay apart for colour-blind readers (Okabe and Ito 2008); mAP in P1's own, Figure 5.
 BLUE, TRUTH, PREDICTION = "#0072b2", "#56d4ff", "#ffa600"
 ORANGE, RED, GREY = "#ff7f0e", "#d62728", "#555555"
@@ -103,30 +104,62 @@ def _draw_example(axes: Axes, example: Mapping[str, Any], score_threshold: float
     image = image[..., image.shape[-1] // 2] if image.ndim == 3 else image
     height, width = image.shape
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
-    for box in _real_boxes(example["truth"]):
+    truth = _real_boxes(example["truth"])
+    scores = np.asarray(example.get("scores", ())).reshape(-1)
+    boxes = np.asarray(example.get("boxes", ())).reshape(-1, 4)
+    is_shown = (scores >= score_threshold) & (boxes[:, 2] > boxes[:, 0])
+    left, top, right, bottom = find_body(image, np.concatenate([truth, boxes[is_shown]]))
+    for box in truth:
         _add_box(axes, box, TRUTH, "-")
-    for box, score in zip(
-        np.asarray(example.get("boxes", ())).reshape(-1, 4),
-        np.asarray(example.get("scores", ())).reshape(-1),
-        strict=True,
-    ):
-        if score >= score_threshold and box[2] > box[0]:
-            _add_box(axes, box, PREDICTION, "--")
-            # Above the box, or below it where it touches the top edge.
-            above = box[1] > 0.08 * height
-            axes.text(
-                min(float(box[0]), 0.85 * width),
-                box[1] - 0.012 * height if above else box[3] + 0.012 * height,
-                f"{score:.2f}",
-                color=PREDICTION,
-                fontsize=9,
-                fontweight="bold",
-                va="bottom" if above else "top",
-                path_effects=[withStroke(linewidth=2, foreground="black")],
-            )
-    axes.set(xticks=[0, width], yticks=[0, height])
+    for box, score in zip(boxes[is_shown], scores[is_shown], strict=True):
+        _add_box(axes, box, PREDICTION, "--")
+        # Above the box, or below it where it touches the top edge.
+        above = box[1] > top + 0.08 * (bottom - top)
+        gap = 0.012 * (bottom - top)
+        axes.text(
+            min(float(box[0]), left + 0.85 * (right - left)),
+            box[1] - gap if above else box[3] + gap,
+            f"{score:.2f}",
+            color=PREDICTION,
+            fontsize=9,
+            fontweight="bold",
+            va="bottom" if above else "top",
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+        )
+    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[left, right], yticks=[top, bottom])
     axes.tick_params(labelsize=8)
     axes.set_title(str(example.get("title", "")), fontsize=9)
+
+
+def find_body(image_unit: np.ndarray, boxes: np.ndarray) -> tuple[int, int, int, int]:
+    """Find the part of a slice that is worth looking at: the body and all boxes, square.
+
+    Args:
+        image_unit: [H, W], 0..1 of the window.
+        boxes: [n, 4] xyxy px.
+
+    Returns:
+        Left, top, right and bottom in px; within the image where it is square.
+
+    >>> body = np.zeros((100, 100))
+    >>> body[40:60, 30:70] = 0.5
+    >>> find_body(body, np.zeros((0, 4)))
+    (28, 28, 72, 72)
+    """
+    import cv2
+
+    height, width = image_unit.shape
+    bright = (image_unit > BODY_UNIT).astype(np.uint8)
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(bright)
+    sizes = pieces[:, cv2.CC_STAT_AREA].copy()
+    sizes[0] = 0  # what is dark; taken where nothing is bright
+    x, y, across, down, _ = pieces[sizes.argmax()]
+    low = np.min([*boxes[:, :2], (x, y)], axis=0)
+    high = np.max([*boxes[:, 2:], (x + across, y + down)], axis=0)
+    side = min((high - low).max() * (1 + 2 * BODY_MARGIN), max(height, width))
+    start = np.clip((low + high - side) / 2, 0, np.maximum((width - side, height - side), 0))
+    left, top = (int(value) for value in np.rint(start))
+    return left, top, left + round(side), top + round(side)
 
 
 def _real_boxes(boxes: Any) -> np.ndarray:

@@ -76,3 +76,13 @@ def test_same_input_same_bytes() -> None:
     rows = [{"label": "below 10 mm", "count": 4, "found": 3, "recall": 0.75}]
     assert figures.draw_recall_by_size(rows) == figures.draw_recall_by_size(rows)
     assert count_pixels(figures.draw_recall_by_size(rows), figures.BLUE) > 10000
+
+
+def test_examples_show_the_body_and_every_box() -> None:
+    body = np.zeros((100, 100))
+    body[40:60, 30:70] = body[2, 2] = 0.5  # a bright pixel in the air is no body
+    none = np.zeros((0, 4))
+    assert figures.find_body(body, none) == (28, 28, 72, 72)
+    assert figures.find_body(body, np.array([[0.0, 0, 5, 5]])) == (0, 0, 77, 77)
+    assert figures.find_body(np.zeros((100, 100)), none) == (0, 0, 100, 100)
+    assert figures.find_body(np.ones((50, 100)), none) == (0, 0, 100, 100)
