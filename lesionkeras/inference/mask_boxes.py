@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
@@ -14,14 +16,15 @@ NEAR_LIVER_PX = 3  # what has no sound liver so near is no lesion of it
 
 
 def find_boxes(tumour: np.ndarray, liver: np.ndarray | None = None) -> ImageDetections:
-    """Return the pieces of a probability map as detections.
+    """Return the hills of a probability map as detections.
 
-    A piece is connected (with diagonals) and has LEAST_PROBABILITY everywhere.  Its score is its
-    peak; its box bounds the pixels of SHARE_OF_PEAK of that.
+    A hill is what is connected (with diagonals) at SHARE_OF_PEAK of its peak and holds no higher
+    one: two peaks are two lesions where the way between them falls below half of the lower.  Its
+    score is its peak; its box bounds it.
 
     Args:
         tumour: float32 [H, W], the probability of a lesion.
-        liver: float32 [H, W], of the liver with its lesions, where the network knows it: pieces
+        liver: float32 [H, W], of the liver with its lesions, where the network knows it: hills
             that lie away from it are left out.
 
     Returns:
@@ -33,30 +36,37 @@ def find_boxes(tumour: np.ndarray, liver: np.ndarray | None = None) -> ImageDete
     >>> found.boxes.tolist(), found.scores.round(2).tolist()
     ([[2.0, 1.0, 6.0, 4.0]], [0.8])
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        (tumour >= LEAST_PROBABILITY).astype(np.uint8), connectivity=8
-    )
     near = _grow(liver - tumour >= 0.5) if liver is not None else None
     boxes, scores = [], []
-    for label in range(1, count):
-        left, top, width, height, _ = stats[label]
-        window = np.s_[top : top + height, left : left + width]
-        inside = labels[window] == label
-        if near is not None and not near[window][inside].any():
+    for peak, rows, columns in _list_hills(np.ascontiguousarray(tumour, np.float32)):
+        if near is not None and not near[rows, columns].any():
             continue
-        peak = float(tumour[window][inside].max())
-        rows, columns = np.nonzero(inside & (tumour[window] >= SHARE_OF_PEAK * peak))
-        if len(rows) < LEAST_PX:
-            continue
-        low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
-        boxes.append([left + low[0], top + low[1], left + high[0], top + high[1]])
-        scores.append(peak)
-    order = np.argsort(-np.array(scores, np.float32), kind="stable")
+        if len(rows) >= LEAST_PX:
+            boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            scores.append(peak)
     return ImageDetections(
-        np.array(boxes, np.float32).reshape(-1, 4)[order],
-        np.array(scores, np.float32)[order],
-        np.zeros(len(order), np.int32),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(scores, np.float32),
+        np.zeros(len(scores), np.int32),
     )
+
+
+def _list_hills(tumour: np.ndarray) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Peak, rows and columns of each hill, the highest first."""
+    is_top = (tumour >= LEAST_PROBABILITY) & (tumour == cv2.dilate(tumour, np.ones((3, 3))))
+    tops = np.argwhere(is_top)
+    tops = tops[np.argsort(-tumour[is_top], kind="stable")]
+    # What was connected to a higher top at half of that is so at half of its own, lower one.
+    settled = np.zeros(tumour.shape, bool)
+    for row, column in tops:
+        if settled[row, column]:
+            continue
+        peak = float(tumour[row, column])
+        _, labels = cv2.connectedComponents((tumour >= SHARE_OF_PEAK * peak).astype(np.uint8))
+        hill = labels == labels[row, column]
+        settled |= hill
+        if tumour[hill].max() <= peak:
+            yield peak, *np.nonzero(hill)
 
 
 def _grow(liver: np.ndarray) -> np.ndarray:

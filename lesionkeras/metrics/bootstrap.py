@@ -36,7 +36,7 @@ class Interval(NamedTuple):
     """A percentile interval.
 
     Args:
-        low: 2.5th percentile; NaN where no resample was defined, and of one patient.
+        low: 2.5th percentile; NaN where no resample was defined, and of a score of one patient.
         high: 97.5th percentile.
         num_undefined: Resamples dropped because they left the score undefined.
     """
@@ -91,6 +91,7 @@ def resample(
     patients: Sequence[str],
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
+    has_part: np.ndarray | None = None,
 ) -> Interval:
     """Computes the interval of a statistic that is already prepared.
 
@@ -99,6 +100,7 @@ def resample(
         patients: [N], who each image is of.
         num_resamples: How many draws.
         seed: Of the draws; the same seed draws the same patients for every statistic.
+        has_part: As for `limit_weights`.
 
     Returns:
         The interval.
@@ -106,7 +108,32 @@ def resample(
     Raises:
         ValueError: There is no image.
     """
-    return to_interval(statistic(draw_weights(patients, num_resamples, seed)))
+    weights = draw_weights(patients, num_resamples, seed)
+    if has_part is not None:
+        weights = limit_weights(weights, patients, has_part)
+    return to_interval(statistic(weights))
+
+
+def limit_weights(
+    weights: np.ndarray, patients: Sequence[str], has_part: np.ndarray
+) -> np.ndarray:
+    """Returns rows of weights, or none for a score in which one patient alone has a part.
+
+    Args:
+        weights: [R, N], from `draw_weights`.
+        patients: [N], who each image is of.
+        has_part: [N], whether an image counts below the line: whether it has a lesion, of a
+            sensitivity.  However often others are drawn, the score is that patient's.
+
+    Returns:
+        [R, N], or [0, N].
+
+    >>> drawn = draw_weights(["a", "b", "b"], 9, seed=0)
+    >>> limit_weights(drawn, ["a", "b", "b"], np.array([False, True, True])).shape
+    (0, 3)
+    """
+    whose = {patient for patient, counts in zip(patients, has_part, strict=True) if counts}
+    return weights[:0] if len(whose) == 1 else weights
 
 
 def to_interval(values: np.ndarray) -> Interval:

@@ -13,6 +13,7 @@ from lesionkeras.metrics.bootstrap import (
     Statistic,
     average_precision,
     draw_weights,
+    limit_weights,
     operating_score,
 )
 from lesionkeras.metrics.coco import evaluate_coco
@@ -106,10 +107,16 @@ def _score_all(
     }
     statistics["map50"] = average_precision(matches, (0,))
     statistics["map50_95"] = average_precision(matches)
-    return {
-        name: _score(statistic, patients, num_resamples, seed)
-        for name, statistic in statistics.items()
-    }
+    right, wrong, truth = count_by_image(matches, score_threshold, len(patients))
+    # below the line of each: predictions, images, lesions
+    below = {"precision": right + wrong, "fp_per_image": np.ones(len(patients))}
+    drawn = draw_weights(patients, num_resamples, seed)
+    scores = {}
+    for name, statistic in statistics.items():
+        (value,) = statistic(np.ones((1, len(patients))))
+        weights = limit_weights(drawn, patients, below.get(name, truth) > 0)
+        scores[name] = to_score(float(value), statistic(weights))
+    return scores
 
 
 def _count(
@@ -125,13 +132,6 @@ def _count(
         "false_positives": wrong,
         "misses": truth - right,
     }
-
-
-def _score(
-    statistic: Statistic, patients: Sequence[str], num_resamples: int, seed: int
-) -> dict[str, Any]:
-    (value,) = statistic(np.ones((1, len(patients))))
-    return to_score(float(value), statistic(draw_weights(patients, num_resamples, seed)))
 
 
 def _summarize_coco(

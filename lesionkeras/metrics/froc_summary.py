@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from lesionkeras.boxes.recall import SIZE_EDGES, name_size_bins
-from lesionkeras.metrics.bootstrap import NUM_RESAMPLES, draw_weights, to_interval
+from lesionkeras.metrics.bootstrap import NUM_RESAMPLES, draw_weights, limit_weights, to_interval
 from lesionkeras.metrics.froc import FP_PER_IMAGE, Froc, count_froc
 from lesionkeras.metrics.froc_matching import CONVENTIONS, Criterion, pool_boxes
 from lesionkeras.metrics.matches import ImageDetections, ImageTruth
@@ -49,7 +49,13 @@ def evaluate_froc(
     if len(truths) != len(patients):
         raise ValueError(f"{len(truths)} images of truth but {len(patients)} patients")
     pooled = pool_boxes(truths, detections)
-    weights = draw_weights(patients, num_resamples, seed)
+    drawn = draw_weights(patients, num_resamples, seed)
+
+    def limit(counted: np.ndarray) -> np.ndarray:
+        has_part = np.isin(np.arange(pooled.num_images), pooled.lesion_image[counted])
+        return limit_weights(drawn, patients, has_part)
+
+    weights = limit(~pooled.is_crowd)
     rows, curves, by_size = [], {}, []
     for convention in CONVENTIONS.values():
         for criterion in CRITERIA:
@@ -57,7 +63,7 @@ def evaluate_froc(
             rows.append(_describe(froc, weights))
             if convention.key == MAIN_CONVENTION:
                 curves[criterion.label] = thin_curve(froc)
-                by_size += _describe_sizes(froc, weights)
+                by_size += _describe_sizes(froc, limit)
     return {
         "convention": MAIN_CONVENTION,
         "fp_per_image": list(FP_PER_IMAGE),
@@ -92,7 +98,9 @@ def _describe(froc: Froc, weights: np.ndarray) -> dict[str, Any]:
     return row
 
 
-def _describe_sizes(froc: Froc, weights: np.ndarray) -> list[dict[str, Any]]:
+def _describe_sizes(
+    froc: Froc, limit: Callable[[np.ndarray], np.ndarray]
+) -> list[dict[str, Any]]:
     """A row a size of lesion: {"label", "size", "count", "sensitivity"}."""
     rows = []
     bins = np.digitize(froc.pooled.sizes, SIZE_EDGES[froc.pooled.unit])
@@ -101,7 +109,7 @@ def _describe_sizes(froc: Froc, weights: np.ndarray) -> list[dict[str, Any]]:
         if not of_size.any():
             continue
         (values,) = froc.compute_sensitivity(counted=of_size)
-        resampled = froc.compute_sensitivity(weights=weights, counted=of_size)
+        resampled = froc.compute_sensitivity(weights=limit(of_size), counted=of_size)
         scores = [to_score(value, resampled[:, place]) for place, value in enumerate(values)]
         count = int(np.count_nonzero(of_size))
         rows.append(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lesionkeras.metrics.bootstrap import NUM_RESAMPLES, draw_weights
+from lesionkeras.metrics.bootstrap import NUM_RESAMPLES, draw_weights, limit_weights
 from lesionkeras.metrics.froc import compute_froc
 from lesionkeras.metrics.froc_matching import CONVENTIONS, Criterion
 from lesionkeras.metrics.froc_summary import to_score
@@ -61,10 +61,12 @@ def evaluate_p2(
         errors = compute_box_errors(truths, detections, sizes_px)
         parts["box_mse"] = (np.nan_to_num(errors), (~np.isnan(errors)).astype(float))
     weights = draw_weights(patients, num_resamples, seed)
-    return {
-        name: to_score(_divide(above.sum(), below.sum()), _divide(weights @ above, weights @ below))
-        for name, (above, below) in parts.items()
-    }
+    scores = {}
+    for name, (above, below) in parts.items():
+        rows = limit_weights(weights, patients, below > 0)
+        resampled = _divide(rows @ above, rows @ below)
+        scores[name] = to_score(_divide(above.sum(), below.sum()), resampled)
+    return scores
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> Any:

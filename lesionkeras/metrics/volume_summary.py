@@ -72,6 +72,7 @@ class _Table:
             lambda weights: _divide_rows(weights @ above, weights @ below),
             self._patients,
             seed=self._seed,
+            has_part=below > 0,
         )
         found = [float(np.sqrt(number)) if root else number for number in (value, low, high)]
         names = ("value", "low", "high")

@@ -130,6 +130,22 @@ def test_one_patient_has_no_interval() -> None:
     assert draw_weights(["a"] * 3, 20, 0).shape == (0, 3)
 
 
+def test_a_score_of_one_patient_among_several_has_no_interval() -> None:
+    """One of three has lesions, of 20 px each; another has a false positive."""
+    empty = np.zeros((0, 4))
+    truths = [ImageTruth(boxes=LESION), ImageTruth(boxes=empty), ImageTruth(boxes=empty)]
+    found = [ImageDetections(boxes=LESION, scores=[0.9]), ImageDetections(LESION, [0.8])]
+    found.append(ImageDetections(empty, np.zeros(0)))
+    metrics = evaluate_detections(truths, found, ["a", "b", "c"], 0.5, num_resamples=200)
+    froc, p2 = metrics["froc"], metrics["p2"]
+    of_lesions = [metrics[name] for name in ("recall", "map50", "map50_95")]
+    of_lesions += [*froc["rows"][0]["sensitivity"], *froc["by_size"][0]["sensitivity"]]
+    for score in (*of_lesions, p2["sensitivity"]):
+        assert score["value"] is not None and (score["low"], score["high"]) == (None, None)
+    for score in (metrics["precision"], metrics["fp_per_image"], p2["false_share"]):
+        assert score["low"] < score["value"] < score["high"]
+
+
 def test_five_hundred_resamples_of_seventy_images_take_under_five_seconds() -> None:
     truths, found, patients = make_images(70, per_image=50)
     start = time.process_time()
