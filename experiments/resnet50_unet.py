@@ -3,7 +3,7 @@
     python -m experiments.resnet50_unet --data lits/slices+ircadb01/slices --data-dir LITS \
         --data-dir IRCADB --held-out volume-6,volume-7
 
-Source: He et al. 2016; Pandya 2024 (P5).  Costs: 2,400 CPU seconds.
+Source: He et al. 2016; Dhanush et al. 2024 (P4); Pandya 2024 (P5).  Costs: 2,400 CPU seconds.
 Differs: `default` learns as `experiments.unet` does, from ImageNet's weights as P5's.
 Data: the liver phantom, or the data sets that are named, pooled.
 """
@@ -11,7 +11,7 @@ Data: the liver phantom, or the data sets that are named, pooled.
 from __future__ import annotations
 
 from experiments import open_data_sets
-from experiments.unet import P5_VALUES
+from experiments.unet import P4_VALUES, P5_VALUES
 from experiments.unet import SMOKE as UNET_SMOKE
 from lesionkeras.cli import RunOptions, parse, run_main
 from lesionkeras.config import SEGMENTATION_PAPER, ResNet50UNetConfig, ResNet50UNetRecipe
@@ -20,8 +20,11 @@ from lesionkeras.recipe import override
 PAPER = ResNet50UNetRecipe(
     **SEGMENTATION_PAPER, model=ResNet50UNetConfig(in_channels=1, weights="imagenet")
 )  # one slice to all three colours
+# P4 has no ResNet50, and images of zero mean that fit no weights of ImageNet.
+PLAIN = {"model.weights": "none", "model.input_scaling": "none"}
 RECIPES = {
     "default": ResNet50UNetRecipe(),
+    "p4": override(PAPER, {"name": "p4", **P4_VALUES, **PLAIN}),
     "p5": override(PAPER, {"name": "p5", **P5_VALUES}),
 }
 SMOKE = UNET_SMOKE | {"model.weights": "none", "model.decoder_channels": (32, 16, 16, 8, 8)}

@@ -3,7 +3,8 @@
     python -m experiments.segnet --data lits/slices+ircadb01/slices --data-dir LITS \
         --data-dir IRCADB --held-out volume-6,volume-7
 
-Source: Badrinarayanan et al. 2017; Dhanush et al. 2024 (P4).  Costs: 2,400 CPU seconds.
+Source: Badrinarayanan et al. 2017; Dhanush et al. 2024 (P4); Pandya 2024 (P5).
+Costs: 2,400 CPU seconds.
 Differs: `default` has fewer channels than VGG16, and learns as `experiments.unet` does.
 Data: the liver phantom, or the data sets that are named, pooled.
 """
@@ -11,7 +12,7 @@ Data: the liver phantom, or the data sets that are named, pooled.
 from __future__ import annotations
 
 from experiments import open_data_sets
-from experiments.unet import P4_VALUES
+from experiments.unet import P4_VALUES, P5_VALUES
 from experiments.unet import SMOKE as UNET_SMOKE
 from lesionkeras.cli import RunOptions, parse, run_main
 from lesionkeras.config import SEGMENTATION_PAPER, SegNetConfig, SegNetRecipe
@@ -21,6 +22,7 @@ PAPER = SegNetRecipe(**SEGMENTATION_PAPER, model=SegNetConfig(in_channels=1, inp
 RECIPES = {
     "default": SegNetRecipe(),
     "p4": override(PAPER, {"name": "p4", **P4_VALUES}),
+    "p5": override(PAPER, {"name": "p5", **P5_VALUES}),  # P5 has no SegNet: its way to train
 }
 SMOKE = UNET_SMOKE | {"model.channels": (8, 8, 16, 16, 16)}
 SPACE = {"optimizer.learning_rate": "5e-4:5e-3:log", "loss.cross_entropy_weight": "0.3:3.0:log"}

@@ -10,7 +10,7 @@ from lesionkeras.config import SegmentationLossConfig
 from lesionkeras.errors import RecipeError
 
 WEIGHTS = ("dice_weight", "tversky_weight", "cross_entropy_weight", "focal_weight")
-_LEAST = 1e-6  # under a power: its slope at 0 may be infinite
+_LEAST = 1e-6  # below a line, or under a power: its slope at 0 may be infinite
 
 
 def segmentation_loss(logits: Any, mask: Any, config: SegmentationLossConfig) -> Any:
@@ -147,7 +147,7 @@ def compute_overlap(
     axes = (1, 2) if config.reduction == "image" else (0, 1, 2)
     both, predicted, wanted = (ops.sum(x, axis=axes) for x in (prob * truth, prob, truth))
     missed = alpha * (predicted - both) + beta * (wanted - both)
-    return (both + config.smooth_px) / (both + missed + config.smooth_px)
+    return (both + config.smooth_px) / ops.maximum(both + missed + config.smooth_px, _LEAST)
 
 
 def _list_foreground(x: Any, config: SegmentationLossConfig) -> Any:
@@ -203,4 +203,4 @@ def focal_loss(log_prob: Any, one_hot: Any, config: SegmentationLossConfig, gamm
         return ops.mean(loss)
     check_loss(config, one_hot.shape[-1])
     weight = ops.sum(one_hot * ops.convert_to_tensor(config.class_weights, "float32"), axis=-1)
-    return ops.sum(weight * loss) / ops.sum(weight)
+    return ops.sum(weight * loss) / ops.maximum(ops.sum(weight), _LEAST)  # 0: no pixel counts

@@ -281,3 +281,16 @@ def test_class_weights_of_another_head():
         "The class weights do not fit the head in loss.class_weights: found 3 numbers, wanted 2: "
         "of background and of each class; name as many, or none."
     )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(CROSS_ENTROPY, class_weights=(0.0, 1.0, 1.0)),
+        SegmentationLossConfig(smooth_px=0.0),
+    ],
+)
+def test_an_empty_mask_is_defined_without_smoothing_or_weight(config):
+    logits = np.zeros((1, 4, 4, 3), np.float32)
+    logits[..., 0] = 200.0
+    assert np.isfinite(segmentation_loss(logits, np.zeros((1, 4, 4), np.uint8), config))

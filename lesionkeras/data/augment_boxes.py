@@ -141,7 +141,8 @@ class Crop:
         row = tf.argmax(weights + draw(key, 10, classes.shape))  # one of the lesions, at random
         x1, y1, x2, y2 = tf.unstack(boxes[row])
         middle = tf.stack([(y1 + y2) / 2, (x1 + x2) / 2])
-        reach = tf.maximum(extent - tf.stack([y2 - y1, x2 - x1]), 0.0) / 2  # it stays inside
+        # it stays inside, but for some of those near the edge of a picture that is turned
+        reach = tf.maximum(extent - tf.stack([y2 - y1, x2 - x1]), 0.0) / 2
         on_lesion = middle + reach * (2.0 * draw(key, 11, (2,)) - 1.0)
         anywhere = extent / 2 + (1.0 - extent) * draw(key, 12, (2,))
         wanted = (num_lesions > 0) & (draw(key, 13) < self.on_lesion_probability)

@@ -18,9 +18,9 @@ NEAR_LIVER_PX = 3  # what has no sound liver so near is no lesion of it
 def find_boxes(tumour: np.ndarray, liver: np.ndarray | None = None) -> ImageDetections:
     """Return the hills of a probability map as detections.
 
-    A hill is what is connected (with diagonals) at SHARE_OF_PEAK of its peak and holds no higher
-    one: two peaks are two lesions where the way between them falls below half of the lower.  Its
-    score is its peak; its box bounds it.
+    A hill is what is connected (with diagonals) at SHARE_OF_PEAK of its peak.  Two peaks are two
+    lesions where the way between them falls below half of the lower, or of the higher if the lower
+    is not below that itself: then both end there.  A score is a peak; a box bounds a hill.
 
     Args:
         tumour: float32 [H, W], the probability of a lesion.
@@ -38,35 +38,56 @@ def find_boxes(tumour: np.ndarray, liver: np.ndarray | None = None) -> ImageDete
     """
     near = _grow(liver - tumour >= 0.5) if liver is not None else None
     boxes, scores = [], []
-    for peak, rows, columns in _list_hills(np.ascontiguousarray(tumour, np.float32)):
+    for peak, rows, columns in _list_hills(tumour.astype(np.float32)):
         if near is not None and not near[rows, columns].any():
             continue
         if len(rows) >= LEAST_PX:
             boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             scores.append(peak)
+    order = np.argsort(-np.array(scores, np.float32), kind="stable")
     return ImageDetections(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array(scores, np.float32),
-        np.zeros(len(scores), np.int32),
+        np.array(boxes, np.float32).reshape(-1, 4)[order],
+        np.array(scores, np.float32)[order],
+        np.zeros(len(order), np.int32),
     )
 
 
 def _list_hills(tumour: np.ndarray) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Peak, rows and columns of each hill, the highest first."""
-    is_top = (tumour >= LEAST_PROBABILITY) & (tumour == cv2.dilate(tumour, np.ones((3, 3))))
+    """Peak, rows and columns of each hill, the highest of a piece first."""
+    likely = tumour >= LEAST_PROBABILITY
+    is_top = likely & (tumour == cv2.dilate(tumour, np.ones((3, 3))))
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(likely.astype(np.uint8))
+    for piece in range(1, count):
+        left, top, width, height, _ = stats[piece]
+        window = np.s_[top : top + height, left : left + width]
+        inside = pieces[window] == piece
+        part = np.where(inside, tumour[window], 0)
+        for rows, columns in _list_hills_of(part, is_top[window] & inside):
+            yield float(part[rows, columns].max()), rows + top, columns + left
+
+
+def _list_hills_of(part: np.ndarray, is_top: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     tops = np.argwhere(is_top)
-    tops = tops[np.argsort(-tumour[is_top], kind="stable")]
-    # What was connected to a higher top at half of that is so at half of its own, lower one.
-    settled = np.zeros(tumour.shape, bool)
-    for row, column in tops:
-        if settled[row, column]:
+    taken = np.zeros(part.shape, bool)
+    for place in map(tuple, tops[np.argsort(-part[is_top], kind="stable")]):
+        if taken[place]:
             continue
-        peak = float(tumour[row, column])
-        _, labels = cv2.connectedComponents((tumour >= SHARE_OF_PEAK * peak).astype(np.uint8))
-        hill = labels == labels[row, column]
-        settled |= hill
-        if tumour[hill].max() <= peak:
-            yield peak, *np.nonzero(hill)
+        peak = part[place]
+        hill = _find_around(part, place, SHARE_OF_PEAK * peak)
+        highest = part[hill].max()
+        if highest > peak:
+            # the way is below half of the higher one at least, or this is its shoulder
+            hill = _find_around(part, place, SHARE_OF_PEAK * highest)
+            if not hill[place] or part[hill].max() > peak:
+                continue
+        taken |= hill
+        yield np.nonzero(hill)
+
+
+def _find_around(part: np.ndarray, place: tuple[int, ...], level: float) -> np.ndarray:
+    """What is connected to a place at a level; nothing where the place is below it."""
+    _, labels = cv2.connectedComponents((part >= level).astype(np.uint8))
+    return (labels == labels[place]) & (labels > 0)
 
 
 def _grow(liver: np.ndarray) -> np.ndarray:

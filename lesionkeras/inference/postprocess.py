@@ -141,26 +141,32 @@ def keep_tumour_inside(mask: np.ndarray) -> np.ndarray:
     extent = _find_extent(mask != BACKGROUND)
     result, part = mask.copy(), mask[extent]
     tumours, count = ndimage.label(part == TUMOUR, FACES)
-    near_liver = ndimage.binary_dilation(part == LIVER, FACES)
-    touches = np.zeros(count + 1, bool)
-    touches[np.unique(tumours[near_liver])] = True
+    touches = _find_touching(tumours, count, part == LIVER)
     result[extent][(tumours > 0) & ~touches[tumours]] = BACKGROUND
     return result
 
 
+def _find_touching(tumours: np.ndarray, count: int, liver: np.ndarray) -> np.ndarray:
+    """Which of the numbered tumours have a face in common with liver, bool [count + 1]."""
+    touches = np.zeros(count + 1, bool)
+    touches[np.unique(tumours[ndimage.binary_dilation(liver, FACES)])] = True
+    return touches
+
+
 def drop_small_tumours(mask: np.ndarray, least_mm3: float, spacing_mm: Spacing) -> np.ndarray:
-    """Make tumours below a size liver, or background where there is no liver at all.
+    """Make tumours below a size liver, or background where they touch none.
 
     >>> drop_small_tumours(np.uint8([[[1, 2, 1, 2, 2]]]), 2.0, (1.0, 1.0, 1.0)).tolist()
     [[[1, 1, 1, 2, 2]]]
     """
-    extent = _find_extent(mask == TUMOUR)
+    extent = _find_extent(mask != BACKGROUND)
     result, part = mask.copy(), mask[extent]
     tumours, count = ndimage.label(part == TUMOUR, FACES)
     sizes_mm3 = np.bincount(tumours.ravel(), minlength=count + 1) * math.prod(spacing_mm)
     small = sizes_mm3 < least_mm3 * (1 - 1e-6)
     small[0] = False
-    result[extent][small[tumours]] = LIVER if (mask == LIVER).any() else BACKGROUND
+    instead = np.where(_find_touching(tumours, count, part == LIVER), LIVER, BACKGROUND)
+    result[extent] = np.where(small[tumours], instead[tumours], part)
     return result
 
 

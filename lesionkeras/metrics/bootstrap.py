@@ -114,9 +114,7 @@ def resample(
     return to_interval(statistic(weights))
 
 
-def limit_weights(
-    weights: np.ndarray, patients: Sequence[str], has_part: np.ndarray
-) -> np.ndarray:
+def limit_weights(weights: np.ndarray, patients: Sequence[str], has_part: np.ndarray) -> np.ndarray:
     """Returns rows of weights, or none for a score in which one patient alone has a part.
 
     Args:

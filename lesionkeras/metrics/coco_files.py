@@ -147,7 +147,9 @@ def read_results(path: Path, truth: CocoTruth) -> tuple[ImageDetections, ...]:
     for number, entry in enumerate(entries):
         where = f"{path.name}, entry {number}"
         images[number] = _look_up(places, entry.get("image_id"), "image_id", where)
-        classes[number] = _look_up(truth.categories, entry.get("category_id"), "category_id", where)
+        if truth.categories:  # else nobody says any, and nothing is there to be found
+            named = entry.get("category_id")
+            classes[number] = _look_up(truth.categories, named, "category_id", where)
         boxes[number] = _read_box(entry, where, may_be_empty=True)
         scores[number] = _read_score(entry.get("score"), where)
     order = np.argsort(images, kind="stable")

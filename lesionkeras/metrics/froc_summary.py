@@ -98,9 +98,7 @@ def _describe(froc: Froc, weights: np.ndarray) -> dict[str, Any]:
     return row
 
 
-def _describe_sizes(
-    froc: Froc, limit: Callable[[np.ndarray], np.ndarray]
-) -> list[dict[str, Any]]:
+def _describe_sizes(froc: Froc, limit: Callable[[np.ndarray], np.ndarray]) -> list[dict[str, Any]]:
     """A row a size of lesion: {"label", "size", "count", "sensitivity"}."""
     rows = []
     bins = np.digitize(froc.pooled.sizes, SIZE_EDGES[froc.pooled.unit])

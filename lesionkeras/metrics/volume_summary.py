@@ -35,7 +35,8 @@ def summarise(
         seed: Of the draws of patients.
 
     Returns:
-        Of `corrected`: "tumour", "liver", "lesions", "lesion_free" and "tumour_burden"; each score
+        Of `corrected`: "tumour", "liver", "lesions", "lesion_free", "tumour_burden", and in
+        "num_tumour_alone" how many predictions have tumours but no liver beside them; each score
         is {"value", "low", "high", "num_cases"}, where `num_cases` counts those it exists for and
         the interval is NaN for one patient.  Of `lits`: the organisers' figures under their names,
         and "intervals".
@@ -110,6 +111,11 @@ def _summarise_corrected(cases: Sequence[CaseScores], table: _Table) -> dict[str
         )
         | {"num_lesions": len(rows)},
         "lesion_free": _summarise_lesion_free(cases, table),
+        "num_tumour_alone": sum(
+            case.tumour.num_prediction == case.liver.num_prediction > 0
+            and case.tumour.num_truth < case.liver.num_truth
+            for case in cases
+        ),
         "tumour_burden": {
             "rmse": table.average(np.square(errors), root=True),
             "max_absolute": max(exist) if exist else UNDEFINED,

@@ -36,25 +36,27 @@ def check_known(config: Any) -> None:
             )
 
 
-def check_size(config: Any, side_px: int | None) -> None:
+def check_size(config: Any, side_px: int | None, where: str = "data.image_size_px") -> None:
     """Check that a network can halve an image's side as often as it does.
 
     Args:
         config: Of a segmentation network, with `size_multiple_px`.
         side_px: Of the image; None, where it is not known yet, passes.
+        where: The field that says so.
 
     Raises:
         RecipeError: It cannot.
     """
-    check_side(config.size_multiple_px, side_px)
+    check_side(config.size_multiple_px, side_px, where)
 
 
-def check_side(multiple_px: int, side_px: int | None) -> None:
+def check_side(multiple_px: int, side_px: int | None, where: str = "data.image_size_px") -> None:
     """Check that a side divides; None is not known yet.
 
     Args:
         multiple_px: What it must divide by.
         side_px: Of the image.
+        where: The field that says so.
 
     Raises:
         RecipeError: It does not.
@@ -65,18 +67,19 @@ def check_side(multiple_px: int, side_px: int | None) -> None:
     choices = [str(size) for size in (below, below + multiple_px) if size]
     raise RecipeError(
         "An image does not divide into the network's cells",
-        where="data.image_size_px",
+        where=where,
         found=f"{side_px} px",
         wanted=f"a multiple of {multiple_px} px",
-        next_step=f"set data.image_size_px={' or '.join(choices)}",
+        next_step=f"set {where}={' or '.join(choices)}",
     )
 
 
 @keras.saving.register_keras_serializable("lesionkeras")
 class SizeCheck(keras.layers.Layer):
-    """Passes an image on; refuses one whose sides are known and do not divide.
+    """Passes an image on; refuses one whose sides do not divide.
 
-    Without it Keras speaks of shapes that a Concatenate deep in the network cannot join.
+    Without it Keras speaks of shapes that a Concatenate deep in the network cannot join.  Sides
+    that are not known when TensorFlow traces are looked at when it runs.
 
     Args:
         multiple_px: What both sides must divide by.
@@ -94,7 +97,18 @@ class SizeCheck(keras.layers.Layer):
         except RecipeError as error:
             error._keras_call_info_injected = True  # type: ignore[attr-defined]  # else Keras
             raise  # puts the arguments of every call on the way into the sentence
+        if None in inputs.shape[1:3] and keras.backend.backend() == "tensorflow":
+            return self._check_later(inputs)
         return inputs
+
+    def _check_later(self, inputs: Any) -> Any:
+        import tensorflow as tf
+
+        sides_px = tf.shape(inputs)[1:3]
+        message = f"An image does not divide into the network's cells of {self.multiple_px} px"
+        rest_px = sides_px % self.multiple_px
+        with tf.control_dependencies([tf.debugging.assert_equal(rest_px, 0, message)]):
+            return tf.identity(inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape as it is."""

@@ -33,6 +33,7 @@ from lesionkeras.models import check_detector
 from lesionkeras.models.detector import Detector
 from lesionkeras.models.trained_backbone import check_unseen, find_trained_on
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
+from lesionkeras.recipe import check_recipe
 from lesionkeras.report.console import Counter
 from lesionkeras.report.detection_report import write_detection_report
 from lesionkeras.report.figures import MAX_EXAMPLES
@@ -73,6 +74,7 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
     Raises:
         RecipeError, RunError: The network, its weights or the folder do not fit.
     """
+    check_recipe(recipe)  # made in Python, it has passed no limit yet
     list_pooled(recipe.data)
     find_read_window(recipe.data.window_hu, recipe.augment)
     recipe = replace(recipe, model=resolve_input_scaling(recipe.model))

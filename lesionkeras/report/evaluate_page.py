@@ -118,6 +118,8 @@ def list_headlines(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for name in ("tumour", "liver"):
         scores = summary[name]
         remark = f"mean of {scores['dice']['num_cases']} cases{_format_interval(scores['dice'])}"
+        if name == "liver" and summary["num_tumour_alone"]:
+            remark += f"; {summary['num_tumour_alone']} predictions have tumours alone"
         rows.append((f"{name} Dice", _format(scores["dice"]["value"]), remark))
         rows.append((f"{name} Dice, global", _format(scores["dice_global"]["value"]), "all voxels"))
     for threshold, scores in summary["lesions"].items():
@@ -152,6 +154,12 @@ def _build_summary(
     blocks: list[Block] = [Scores(list_headlines(summary)), Paragraph(f"{text} {ABOUT[protocol]}")]
     for case, note in evaluation.notes.items():
         blocks.append(Notice(f"{case}:", f"{note}."))
+    alone = summary.get("num_tumour_alone", 0)
+    if alone:
+        words = "have tumours and no liver beside them. Scores of the liver and of the burden take "
+        words += "these tumours for the whole liver: of a network that outlines tumours alone they "
+        words += "say nothing."
+        blocks.append(Notice(f"{alone} of {len(cases)} predictions", words))
     no_liver = [case.case for case in cases if not case.corrected.liver.num_truth]
     if no_liver and protocol == "lits":
         stops = "no liver in the truth: the organisers' program stops at the tumour burden of such "

@@ -31,6 +31,7 @@ from lesionkeras.models import check_segmenter, check_size
 from lesionkeras.models.blocks import NUM_LOGITS
 from lesionkeras.models.trained_backbone import check_unseen, find_trained_on
 from lesionkeras.models.weights import compute_weights_sha256, resolve_input_scaling
+from lesionkeras.recipe import check_recipe
 from lesionkeras.report.console import Counter
 from lesionkeras.report.detection import find_fingerprint
 from lesionkeras.report.segmentation_report import write_segmentation_report
@@ -74,6 +75,7 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
         RecipeError, RunError: A field of data, augmentation, network or loss is not known or does
             not fit another, the image's size, the weights or the folder do not fit.
     """
+    check_recipe(recipe)  # made in Python, it has passed no limit yet
     check_segmentation_data(recipe.data)
     check_augmentation(recipe.augment)
     if not (recipe.train.epochs or recipe.train.cpu_budget_s):
@@ -91,8 +93,8 @@ def check_start(recipe: Recipe, out: Path, experiment: str) -> Recipe:
     check_loss(recipe.loss, max(NUM_LOGITS[model.head], 2))
     _check_level(recipe)
     check_size(model, recipe.data.image_size_px)
-    if recipe.augment.crop_size_px:
-        check_size(model, recipe.augment.crop_size_px)
+    if recipe.augment.mode == "online" and recipe.augment.crop_size_px:
+        check_size(model, recipe.augment.crop_size_px, "augment.crop_size_px")
     check_out(out, recipe, experiment)
     return recipe
 

@@ -321,10 +321,10 @@ def make_validation(
 
 
 def compute_loss(model: keras.Model, split: SegmentationSplit, recipe: SegmentationRecipe) -> float:
-    """Return the mean loss of the batches of a split, as P5's schedule watches it."""
+    """Return the mean loss of the slices of a split, by batches, as P5's schedule watches it."""
     batches = make_segmentation_eval(split, recipe.data, batch_size=recipe.train.batch_size)
-    losses = [
-        float(segmentation_loss(model(image, training=False), mask, recipe.loss))
-        for image, mask in batches
-    ]
-    return float(np.mean(losses))
+    losses, counts = [], []
+    for image, mask in batches:
+        losses.append(float(segmentation_loss(model(image, training=False), mask, recipe.loss)))
+        counts.append(len(mask))  # the last batch may be smaller
+    return float(np.average(losses, weights=counts))

@@ -21,8 +21,26 @@ def test_pieces_are_boxes_the_surest_first():
 def test_a_box_bounds_half_of_the_peak_and_its_halo_joins_no_neighbour():
     halo = make_map(((2, 2, 8, 20), 0.2), ((4, 4, 3, 4), 0.8), ((4, 15, 3, 4), 0.3))
     found = find_boxes(halo)
-    assert found.boxes.tolist() == [[4, 4, 8, 7]]  # one piece: .3 is below half of .8
+    assert found.boxes.tolist() == [[4, 4, 8, 7]]  # .2 is more than half of .3: no way down
     np.testing.assert_allclose(found.scores, [0.8])
+
+
+@pytest.mark.parametrize("between", [0.12, 0.42, 0.43, 0.44])  # half of the lower is .425
+def test_two_peaks_are_two_lesions_where_the_way_between_falls_below_half(between):
+    bridge = make_map(((4, 2, 4, 16), between), ((4, 2, 4, 5), 0.9), ((4, 13, 4, 5), 0.85))
+    found = find_boxes(bridge)
+    assert found.boxes.tolist() == [[2, 4, 7, 8], [13, 4, 18, 8]]
+    np.testing.assert_allclose(found.scores, [0.9, 0.85])
+
+
+def test_two_peaks_with_a_ridge_between_are_one_lesion():
+    bridge = make_map(((4, 2, 4, 16), 0.46), ((4, 2, 4, 5), 0.9), ((4, 13, 4, 5), 0.85))
+    assert find_boxes(bridge).boxes.tolist() == [[2, 4, 18, 8]]
+
+
+def test_a_weak_lesion_in_the_halo_of_a_sure_one_is_found():
+    halo = make_map(((2, 2, 8, 20), 0.12), ((4, 4, 3, 4), 0.8), ((4, 15, 3, 4), 0.3))
+    assert find_boxes(halo).boxes.tolist() == [[4, 4, 8, 7], [15, 4, 19, 7]]
 
 
 def test_pieces_that_touch_by_a_corner_are_one():

@@ -59,6 +59,13 @@ def test_what_a_truth_need_not_have(tmp_path: Path) -> None:
     assert truth.truths[0].diameters_mm is None
 
 
+def test_a_truth_without_lesions_takes_whatever_is_found_for_false(tmp_path: Path) -> None:
+    truth = read_truth(write(tmp_path, {"images": [{"id": 1}], "annotations": []}))
+    entry = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 2, 2], "score": 0.5}
+    (found,) = read_results(write(tmp_path, [entry], "found.json"), truth)
+    assert found.boxes.tolist() == [[0, 0, 2, 2]] and found.classes.tolist() == [0]
+
+
 def test_results_come_in_the_order_of_the_truth(tmp_path: Path) -> None:
     truth = read_truth(write(tmp_path, TRUTH))
     rows = [

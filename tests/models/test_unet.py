@@ -3,6 +3,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from lesionkeras.config import UNetConfig
 from lesionkeras.errors import RecipeError
@@ -144,6 +145,10 @@ def test_size_that_does_not_divide():
         check_size(SMALL, 5)
     for side_px in (None, 8, 104):
         check_size(SMALL, side_px)
+    unknown = tf.function(model, [tf.TensorSpec([None, None, None, 3])])
+    assert unknown(np.zeros((2, 64, 72, 3), np.float32)).shape[:3] == (2, 64, 72)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="cells of 8 px"):
+        unknown(np.zeros((1, 100, 64, 3), np.float32))
 
 
 @pytest.mark.parametrize("upsampling", ["transpose", "bilinear"])

@@ -36,6 +36,21 @@ def evaluation():
     return Evaluation(evaluator, notes, predictions=paired, given=given)
 
 
+def test_masks_of_tumours_alone_are_told_of(tmp_path):
+    """Their liver is no prediction of a liver."""
+    evaluator = VolumeEvaluator()
+    truth, prediction = make((0, 1, 4), (0, 1, 4))
+    evaluator.add("whole", "p1", truth, prediction, SPACING_MM)
+    alone = np.where(prediction == 2, prediction, 0).astype(np.uint8)
+    evaluator.add("alone", "p2", truth, alone, SPACING_MM)
+    summary = write_evaluation(tmp_path, "corrected", Evaluation(evaluator, {}))
+    assert summary["num_tumour_alone"] == 1
+    told = {name: remark for name, _, remark in list_headlines(summary)}
+    assert told["liver Dice"].endswith("; 1 predictions have tumours alone")
+    page = (tmp_path / "report.html").read_text()
+    assert "1 of 2 predictions" in page and "have tumours and no liver beside them" in page
+
+
 def read_csv(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

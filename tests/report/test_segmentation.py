@@ -102,6 +102,23 @@ def test_weights_decide_the_scaling(tmp_path):
     assert found.model.input_scaling.startswith("imagenet_")
 
 
+def test_a_size_that_does_not_divide_is_named_by_its_field_if_it_is_used(tmp_path):
+    deep = override(UNetRecipe(), {"model.depth": 7, "augment.crop_size_px": 96})
+    with pytest.raises(
+        RecipeError, match=r"augment\.crop_size_px: found 96 px.*crop_size_px=64 or"
+    ):
+        segmentation.check_start(deep, tmp_path / "run", "unet")
+    unused = override(deep, {"augment.mode": "none"})
+    assert segmentation.check_start(unused, tmp_path / "run", "unet").augment == unused.augment
+
+
+def test_a_recipe_made_in_python_passes_the_limits_too(tmp_path):
+    recipe = UNetRecipe()
+    wrong = replace(recipe, loss=replace(recipe.loss, reduction="images"))
+    with pytest.raises(RecipeError, match=r"loss\.reduction is unknown: found images"):
+        segmentation.check_start(wrong, tmp_path / "run", "unet")
+
+
 @pytest.mark.parametrize(
     ("dices", "kinds"),
     [

@@ -258,6 +258,21 @@ def test_the_loss_is_the_mean_of_the_batches():
     assert compute_loss(read_labels, split, recipe) == pytest.approx(float(wanted), rel=1e-4)
 
 
+def test_every_slice_counts_as_much_in_the_loss_whatever_its_batch():
+    """Six slices in batches of four: the last two are no third of a mean."""
+    split, _ = make_split()
+    cross_entropy = replace(RECIPE.loss, dice_weight=0.0, cross_entropy_weight=1.0)
+    losses = [
+        compute_loss(
+            read_labels,
+            split,
+            replace(RECIPE, loss=cross_entropy, train=replace(RECIPE.train, batch_size=size)),
+        )
+        for size in (6, 4)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_a_test_runs_the_folded_network_and_scores_the_same(tmp_path, monkeypatch):
     split, _ = make_split()
     keras.utils.set_random_seed(1)
