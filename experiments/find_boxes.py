@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", metavar="DIR", action="append", required=True, help=text)
     text = "tight or recist_plus_5 (default: the data set's own)"
     parser.add_argument("--convention", metavar="X", default="", help=text)
+    text = "let the networks see pixels of this size (default: as they learnt)"
+    parser.add_argument("--pixel-mm", metavar="MM", default="", help=text)
     arguments = cli.read_arguments(parser, argv)
     data = cli_data.to_raw_data(arguments)
     runs = [Path(run).expanduser() for run in arguments.run]
@@ -38,6 +40,9 @@ def main(argv: list[str] | None = None) -> None:
             "--out is missing", found=f"{len(runs)} --run", wanted="a folder for what they found"
         )
     segmenters = [segmenter_boxes.load_segmenter(run) for run in runs]
+    if arguments.pixel_mm:
+        pixel_mm = arguments.pixel_mm
+        segmenters = [segmenter_boxes.change_pixels(each, pixel_mm) for each in segmenters]
     out = data.out or runs[0] / f"boxes-{data.title.replace('/', '-')}"
     check_folder(out)
     builder = open_builder(data.name, data.config, data.prepared_dir, data.data_dir)

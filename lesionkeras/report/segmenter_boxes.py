@@ -6,8 +6,9 @@ It stands beside the report because only here every other part may be used (DESI
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from lesionkeras.inference.detect import Findings, find_truth
 from lesionkeras.inference.mask_boxes import find_boxes
 from lesionkeras.models.fast import fold_norms
 from lesionkeras.models.trained_backbone import load_network
-from lesionkeras.recipe import read_recipe
+from lesionkeras.recipe import override, read_recipe
 from lesionkeras.report import figures
 from lesionkeras.report.box_evaluation import evaluate_boxes, list_headlines, write_evaluation
 from lesionkeras.report.detection import choose_examples
@@ -102,6 +103,36 @@ def load_segmenter(run: Path) -> TrainedSegmenter:
         for seen in environment.get("weights_trained_on", ())
     ]
     return TrainedSegmenter(load_network(run), recipe, tuple(earlier))
+
+
+def change_pixels(segmenter: TrainedSegmenter, pixel_mm: str) -> TrainedSegmenter:
+    """Let a network see images at pixels of another size, of as much of the patient at least.
+
+    Finer pixels than those it learnt from show it smaller lesions, and more that are none.
+
+    Args:
+        segmenter: The network; it learnt from pixels of one size.
+        pixel_mm: As typed, mm.
+
+    Raises:
+        RecipeError: It is no size of pixels, or the network learnt from no common one.
+    """
+    recipe = segmenter.recipe
+    if not recipe.data.pixel_mm:
+        raise RecipeError(
+            "A network that learnt from pixels of many sizes knows none to change",
+            where="--pixel-mm",
+            found=f"{pixel_mm} for a run with data.pixel_mm=0",
+            wanted="a run with data.pixel_mm above 0",
+            next_step="leave --pixel-mm out",
+        )
+    changed = override(recipe, {"data.pixel_mm": pixel_mm})
+    if not changed.data.pixel_mm:
+        raise RecipeError("--pixel-mm cannot be read", found=pixel_mm, wanted="a number above 0")
+    multiple_px = recipe.model.size_multiple_px
+    side_mm = recipe.data.image_size_px * recipe.data.pixel_mm
+    side_px = math.ceil(side_mm / changed.data.pixel_mm / multiple_px - 1e-6) * multiple_px
+    return replace(segmenter, recipe=override(changed, {"data.image_size_px": side_px}))
 
 
 def _find_experiment(file: Path) -> str:

@@ -178,6 +178,23 @@ def test_patients_whom_two_data_sets_share_are_not_tested_on(run, monkeypatch):
     assert open_as("lits", "deeplesion") == set(patients)
 
 
+def test_networks_may_see_finer_pixels(run, asked, monkeypatch, tmp_path):
+    monkeypatch.setattr("tfds_builders.open_builder", lambda name, *rest: make_builder(name))
+    words = ["--run", str(run), "--data", "deeplesion/x", "--out", str(tmp_path / "out")]
+    find_boxes.main([*words, "--pixel-mm", "0.5"])
+    # 32 px of .75 mm are 48 of .5 mm, and 64 px the next that the network divides
+    multiple_px = RECIPE.model.size_multiple_px
+    ((_, view),) = asked
+    assert view.pixel_mm == 0.5 and view.image_size_px == -(-48 // multiple_px) * multiple_px
+    assert (tmp_path / "out" / "report.html").is_file()
+    for text, sentence in (("0", "--pixel-mm cannot be read"), ("x", "data.pixel_mm")):
+        with pytest.raises(RecipeError, match=sentence):
+            find_boxes.main([*words, "--pixel-mm", text])
+    write_recipe(run / "recipe.json", override(RECIPE, {"data.pixel_mm": 0}), "unet")
+    with pytest.raises(RecipeError, match="knows none to change in --pixel-mm: found 1 for a run"):
+        find_boxes.main([*words, "--pixel-mm", "1"])
+
+
 def test_what_is_no_finished_run_of_a_segmentation_network_is_refused(run, tmp_path):
     with pytest.raises(RecipeError, match="A recipe file cannot be read"):
         segmenter_boxes.load_segmenter(tmp_path / "nowhere")
