@@ -102,7 +102,7 @@ class SizeCheck(keras.layers.Layer):
         return inputs
 
     def _check_later(self, inputs: Any) -> Any:
-        import tensorflow as tf
+        import tensorflow as tf  # keras.ops asserts nothing
 
         sides_px = tf.shape(inputs)[1:3]
         message = f"An image does not divide into the network's cells of {self.multiple_px} px"
