@@ -259,8 +259,8 @@ def _build_summary(evaluation: BoxEvaluation) -> list[Block]:
             f"{counts['images']} images {of_whom}with {counts['lesions']} lesions. Precision, "
             "recall and false positives are those of boxes with a score of "
             f"{metrics['score_threshold']:g} and more at IoU {metrics['iou_threshold']:g}; "
-            "in brackets are 95 % intervals over patients drawn with replacement; one patient has "
-            "none."
+            "in brackets are 95 % intervals over patients drawn with replacement"
+            + ("; one patient has none." if counts["patients"] == 1 else ".")
         ),
     ]
 

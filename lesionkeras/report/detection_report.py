@@ -210,12 +210,13 @@ def _summarize(
     order = ("map50", "map50_95", "precision", "recall", "fp_per_image")
     chosen_on = metrics.get("score_threshold_chosen_on")
     chosen = f" (of the greatest F1 on the {chosen_on} split)" if chosen_on else ""
+    none = "; one patient has none" if counts["patients"] == 1 else ""
     blocks: list[Block] = [
         Paragraph(
             f"Measured on {counts['images']} test images of {counts['patients']} patients with "
             f"{counts['lesions']} lesions. In brackets are 95 % intervals over patients "
-            f"({bootstrap['num_resamples']} resamples; one patient has none); a box is right from "
-            f"IoU {metrics['iou_threshold']:g} on, and precision, recall and false positives are "
+            f"({bootstrap['num_resamples']} resamples{none}); a box is right from IoU "
+            f"{metrics['iou_threshold']:g} on, and precision, recall and false positives are "
             f"those of detections with a score of {metrics['score_threshold']:.3f} and more"
             f"{chosen}."
         ),

@@ -124,10 +124,10 @@ def test_help_comes_at_once():
 
 def write_boxes(folder):
     images = [{"id": i, "height": 100, "width": 100, "patient": f"p{i}"} for i in range(3)]
-    box = {"image_id": 1, "category_id": 0, "bbox": [10, 10, 20, 20]}
-    tree = {"images": images, "annotations": [box], "categories": [{"id": 0, "name": "lesion"}]}
+    boxes = [{"image_id": i, "category_id": 0, "bbox": [10, 10, 20, 20]} for i in (1, 2)]
+    tree = {"images": images, "annotations": boxes, "categories": [{"id": 0, "name": "lesion"}]}
     (folder / "truth.json").write_text(json.dumps(tree))
-    (folder / "found.json").write_text(json.dumps([box | {"score": 0.9}]))
+    (folder / "found.json").write_text(json.dumps([box | {"score": 0.9} for box in boxes]))
     return ["--detections", folder / "found.json", "--truth", folder / "truth.json"]
 
 
