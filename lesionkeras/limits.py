@@ -189,6 +189,7 @@ RULES: dict[str, Rule] = {
     "postprocess.closing_mm": ("a number from 0 to 50", lambda value: 0 <= value <= 50),
     "postprocess.liver_neck_mm": ("a number from 0 to 50", lambda value: 0 <= value <= 50),
     "postprocess.min_lesion_mm3": _NOT_NEGATIVE,
+    "postprocess.min_lesion_peak": _PART,
 }
 # Where a part of a recipe has rules of its own for a name that others have too: class, field, rule.
 PART_RULES: dict[str, dict[str, Rule]] = {

@@ -194,6 +194,8 @@ class PostprocessConfig:
     largest_liver: bool = True  # other pieces of liver become background
     tumour_inside_liver: bool = True  # tumours that touch no liver become background
     min_lesion_mm3: float = 0.0  # smaller tumours become liver; 0: off
+    # Tumours whose probability reaches this nowhere become liver; 0: off.
+    min_lesion_peak: float = later(0.0)
 
 
 SEGMENTATION_DATA = SegmentationDataConfig(
@@ -223,7 +225,9 @@ SEGMENTATION_AUGMENT = SegmentationAugmentConfig(
 )
 # Training shows lesions far more often than scans do: whoever learns from it finds too much.
 SEGMENTATION_INFERENCE = InferenceConfig(tumour_bias=-1.0)
-SEGMENTATION_POSTPROCESS = PostprocessConfig(liver_neck_mm=16.0, min_lesion_mm3=50.0)
+SEGMENTATION_POSTPROCESS = PostprocessConfig(
+    liver_neck_mm=16.0, min_lesion_mm3=50.0, min_lesion_peak=0.85
+)
 # Where the recipes of P4 and P5 begin: nothing of the above but what the papers leave open.
 SEGMENTATION_PAPER: dict[str, Any] = {
     "data": SegmentationDataConfig(name="liver_phantom", config="", slices=1),

@@ -1,4 +1,4 @@
-"""What is done to a volume's mask after the network: six steps, each of them a function.
+"""What is done to a volume's mask after the network: seven steps, each of them a function.
 
 A mask is uint8 [z, y, x], 0 background, 1 liver, 2 tumour; spacing is of a voxel, z, y and x.
 Pieces are connected across faces in 3-D, as lesions are counted (`metrics.corrected_protocol`).
@@ -27,6 +27,7 @@ NO_STEP = PostprocessConfig(
     largest_liver=False,
     tumour_inside_liver=False,
     min_lesion_mm3=0.0,
+    min_lesion_peak=0.0,
 )
 Spacing = tuple[float, float, float]
 
@@ -37,7 +38,7 @@ class Step:
 
     title: str
     field: str
-    apply: Callable[[np.ndarray, Spacing, PostprocessConfig], np.ndarray]
+    apply: Callable[[np.ndarray, np.ndarray, Spacing, PostprocessConfig], np.ndarray]
     tried: float | bool  # the field's value where a report tries a step that the recipe leaves out
     is_by_slice: bool = False  # works within each slice, so that slices need not make a volume
 
@@ -159,14 +160,47 @@ def drop_small_tumours(mask: np.ndarray, least_mm3: float, spacing_mm: Spacing) 
     >>> drop_small_tumours(np.uint8([[[1, 2, 1, 2, 2]]]), 2.0, (1.0, 1.0, 1.0)).tolist()
     [[[1, 1, 1, 2, 2]]]
     """
+    voxel_mm3 = math.prod(spacing_mm)
+
+    def is_small(tumours: np.ndarray, count: int, extent: tuple[slice, ...]) -> np.ndarray:
+        sizes_mm3 = np.bincount(tumours.ravel(), minlength=count + 1) * voxel_mm3
+        return sizes_mm3 < least_mm3 * (1 - 1e-6)
+
+    return _drop_tumours(mask, is_small)
+
+
+def drop_faint_tumours(mask: np.ndarray, tumour_prob: np.ndarray, least_peak: float) -> np.ndarray:
+    """Make tumours nowhere as probable as a peak liver, or background where they touch none.
+
+    Args:
+        mask: uint8 [z, y, x].
+        tumour_prob: float [z, y, x], the tumour's probability.
+        least_peak: The probability that a voxel of each tumour must reach.
+
+    >>> prob = np.float16([[[0.1, 0.8, 0.1, 0.6, 0.9]]])
+    >>> drop_faint_tumours(np.uint8([[[1, 2, 1, 2, 2]]]), prob, 0.85).tolist()
+    [[[1, 1, 1, 2, 2]]]
+    """
+
+    def is_faint(tumours: np.ndarray, count: int, extent: tuple[slice, ...]) -> np.ndarray:
+        peaks, inside = np.zeros(count + 1), tumours > 0
+        np.maximum.at(peaks, tumours[inside], tumour_prob[extent][inside])
+        return peaks < tumour_prob.dtype.type(least_peak)  # rounded alike
+
+    return _drop_tumours(mask, is_faint)
+
+
+def _drop_tumours(
+    mask: np.ndarray, choose: Callable[[np.ndarray, int, tuple[slice, ...]], np.ndarray]
+) -> np.ndarray:
+    """Drop the tumours that `choose` says, bool [count + 1], of those numbered in an extent."""
     extent = _find_extent(mask != BACKGROUND)
     result, part = mask.copy(), mask[extent]
     tumours, count = ndimage.label(part == TUMOUR, FACES)
-    sizes_mm3 = np.bincount(tumours.ravel(), minlength=count + 1) * math.prod(spacing_mm)
-    small = sizes_mm3 < least_mm3 * (1 - 1e-6)
-    small[0] = False
+    dropped = choose(tumours, count, extent)
+    dropped[0] = False
     instead = np.where(_find_touching(tumours, count, part == LIVER), LIVER, BACKGROUND)
-    result[extent] = np.where(small[tumours], instead[tumours], part)
+    result[extent] = np.where(dropped[tumours], instead[tumours], part)
     return result
 
 
@@ -174,49 +208,60 @@ STEPS = (
     Step(
         "closing",
         "closing_mm",
-        lambda mask, spacing, config: close_slices(mask, config.closing_mm, spacing),
+        lambda mask, prob, spacing, config: close_slices(mask, config.closing_mm, spacing),
         2.0,  # mm: three pixels of most scans
         is_by_slice=True,
     ),
     Step(
         "holes filled",
         "fill_holes",
-        lambda mask, spacing, config: fill_holes(mask),
+        lambda mask, prob, spacing, config: fill_holes(mask),
         True,
         is_by_slice=True,
     ),
     Step(
         "necks cut",
         "liver_neck_mm",
-        lambda mask, spacing, config: cut_necks(mask, config.liver_neck_mm, spacing),
+        lambda mask, prob, spacing, config: cut_necks(mask, config.liver_neck_mm, spacing),
         16.0,
     ),
     Step(
         "largest liver",
         "largest_liver",
-        lambda mask, spacing, config: keep_largest_liver(mask, spacing),
+        lambda mask, prob, spacing, config: keep_largest_liver(mask, spacing),
         True,
     ),
     Step(
         "tumour inside the liver",
         "tumour_inside_liver",
-        lambda mask, spacing, config: keep_tumour_inside(mask),
+        lambda mask, prob, spacing, config: keep_tumour_inside(mask),
         True,
     ),
     Step(
         "least lesion size",
         "min_lesion_mm3",
-        lambda mask, spacing, config: drop_small_tumours(mask, config.min_lesion_mm3, spacing),
+        lambda mask, prob, spacing, config: drop_small_tumours(
+            mask, config.min_lesion_mm3, spacing
+        ),
         15.0,  # mm3: a ball of 3 mm, below which LiTS has stray voxels (tfds_builders/lits/README)
+    ),
+    Step(
+        "least peak of a lesion",
+        "min_lesion_peak",
+        lambda mask, prob, spacing, config: drop_faint_tumours(mask, prob, config.min_lesion_peak),
+        0.85,
     ),
 )
 
 
-def postprocess(mask: np.ndarray, spacing_mm: Spacing, config: PostprocessConfig) -> np.ndarray:
+def postprocess(
+    mask: np.ndarray, tumour_prob: np.ndarray, spacing_mm: Spacing, config: PostprocessConfig
+) -> np.ndarray:
     """Do the steps that a recipe asks for, in their order.
 
     Args:
         mask: uint8 [z, y, x]; not changed.
+        tumour_prob: float [z, y, x], the tumour's probability.
         spacing_mm: Of a voxel, z, y and x.
         config: Which steps, and how far.
 
@@ -225,7 +270,7 @@ def postprocess(mask: np.ndarray, spacing_mm: Spacing, config: PostprocessConfig
     """
     for step in STEPS:
         if getattr(config, step.field):
-            mask = step.apply(mask, spacing_mm, config)
+            mask = step.apply(mask, tumour_prob, spacing_mm, config)
     return mask
 
 

@@ -37,6 +37,7 @@ class SegmentedVolume:
         source: How the file lay that the volume was read from.
         rows: Of the prepared slices, from caudal.
         mask: uint8 [z, y, x] as predicted: 0 background, 1 liver, 2 tumour.
+        tumour_prob: float16 [z, y, x], the tumour's probability.
         truth: uint8 [z, y, x].
         square_masks: uint8 [z, S, S], as predicted at the network's size.
         square_truths: uint8 [z, S, S].
@@ -49,6 +50,7 @@ class SegmentedVolume:
     source: Source
     rows: np.ndarray
     mask: np.ndarray
+    tumour_prob: np.ndarray
     truth: np.ndarray
     square_masks: np.ndarray
     square_truths: np.ndarray
@@ -193,6 +195,7 @@ def _segment(
     liver_hu = find_liver_hu(predict, volume, recipe) if recipe.data.liver_hu else math.nan
     height, width = (int(length) for length in slices.size_px[rows[0]])
     mask = np.empty((len(rows), height, width), np.uint8)
+    tumour_prob = np.empty(mask.shape, np.float16)
     truth, done = np.empty_like(mask), 0
     square_masks, square_truths = [], []
     for image, square_truth in _read(volume, recipe, liver_hu):
@@ -202,7 +205,7 @@ def _segment(
             native = to_slice(each[..., LIVER:], slices.find_grid(rows[done]))
             rest = 1.0 - native.sum(axis=-1, keepdims=True)
             whole = np.concatenate([rest, native], axis=-1)
-            mask[done] = _decode(whole, recipe)
+            mask[done], tumour_prob[done] = _decode(whole, recipe), whole[..., LESION]
             truth[done] = slices.own_masks[rows[done]]
             done += 1
         square_masks.append(_decode(prob, recipe))
@@ -215,6 +218,7 @@ def _segment(
         source=Source("nifti", slices.source_codes[rows[0]]),
         rows=rows,
         mask=mask,
+        tumour_prob=tumour_prob,
         truth=truth,
         square_masks=np.concatenate(square_masks),
         square_truths=np.concatenate(square_truths),

@@ -148,7 +148,7 @@ def measure_volumes(
     for volume in segment_volumes(predict, split, recipe, progress):
         slices.add(volume.square_truths, volume.square_masks)
         for step in steps:
-            mask = postprocess(volume.mask, volume.spacing_mm, step.config)
+            mask = postprocess(volume.mask, volume.tumour_prob, volume.spacing_mm, step.config)
             step.add(volume, mask)
             if step.config == used:
                 final = replace(volume, mask=mask)

@@ -8,6 +8,7 @@ from lesionkeras.config import PostprocessConfig
 from lesionkeras.inference.postprocess import (
     STEPS,
     close_slices,
+    drop_faint_tumours,
     drop_small_tumours,
     fill_holes,
     keep_largest_liver,
@@ -19,8 +20,12 @@ from lesionkeras.inference.postprocess import (
 )
 
 
-def choose(closing_mm, fill_holes, largest, inside, least_mm3, neck_mm=0.0):
-    return PostprocessConfig(closing_mm, fill_holes, neck_mm, largest, inside, least_mm3)
+def choose(closing_mm, fill_holes, largest, inside, least_mm3, neck_mm=0.0, peak=0.0):
+    return PostprocessConfig(closing_mm, fill_holes, neck_mm, largest, inside, least_mm3, peak)
+
+
+def be_sure(mask):
+    return np.ones(mask.shape, np.float16)
 
 
 OFF = choose(0.0, False, False, False, 0.0)
@@ -114,22 +119,34 @@ def test_small_tumours_go_by_their_volume():
     assert show(drop_small_tumours(parse("2.22"), 5.0, SPACING)) == ["..22"]
 
 
+def test_faint_tumours_go_by_their_highest_probability():
+    mask = parse("12.122..2", ".2.......")
+    prob = np.full(mask.shape, 0.2, np.float16)
+    prob[1, 0, 1], prob[0, 0, 4], prob[0, 0, 8] = 0.9, 0.8, 0.84
+    prob[0, 0, 3] = 1.0  # of a liver
+    assert show(drop_faint_tumours(mask, prob, 0.85)) == ["12.111...", ".2......."]
+    assert show(drop_faint_tumours(mask, prob, 0.8)) == show(mask)
+    assert show(drop_faint_tumours(parse("2.22"), prob[:1, :, :4], 0.5)) == ["..22"]
+    config = choose(0.0, False, False, False, 0.0, peak=0.85)
+    assert show(postprocess(mask, prob, SPACING, config)) == ["12.111...", ".2......."]
+
+
 def test_steps_come_in_their_order():
     """The island's rim must go before its tumour can be found outside the liver."""
     mask = parse("111.12.2.2")
-    assert show(postprocess(mask, SPACING, OFF)) == show(mask)
+    assert show(postprocess(mask, be_sure(mask), SPACING, OFF)) == show(mask)
     config = choose(0.0, False, True, True, 0.0)
-    assert show(postprocess(mask, SPACING, config)) == ["111......."]
+    assert show(postprocess(mask, be_sure(mask), SPACING, config)) == ["111......."]
     assert show(mask) == ["111.12.2.2"]  # nothing was written to
     closed = choose(0.5, False, True, True, 5.0)
-    assert show(postprocess(mask, SPACING, closed)) == ["1111122222"]
+    assert show(postprocess(mask, be_sure(mask), SPACING, closed)) == ["1111122222"]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.field)
 def test_no_step_fails_or_writes_on_an_empty_mask(step):
     mask = np.zeros((2, 3, 4), np.uint8)
-    config = choose(1.0, True, True, True, 10.0, 8.0)
-    assert not step.apply(mask, SPACING, config).any()
+    config = choose(1.0, True, True, True, 10.0, 8.0, 0.9)
+    assert not step.apply(mask, be_sure(mask), SPACING, config).any()
 
 
 def test_variants_add_one_step_after_the_other():
@@ -143,11 +160,12 @@ def test_variants_add_one_step_after_the_other():
         "all of these + closing",
         "all of these + holes filled",
         "all of these + necks cut",
+        "all of these + least peak of a lesion",
     ]
     assert variants[0][1] == OFF and variants[3][1] == config
     assert variants[4][1].closing_mm > 0 and not variants[4][1].fill_holes
     assert variants[5][1] == choose(0.0, True, True, True, 8.0)
-    assert [used for _, _, used in variants] == [True] * 4 + [False] * 3
+    assert [used for _, _, used in variants] == [True] * 4 + [False] * 4
     assert {step.field for step in STEPS} == {each.name for each in fields(PostprocessConfig)}
 
 
@@ -163,7 +181,9 @@ def test_slices_that_are_no_volume_have_the_steps_of_slices():
     ]
     # what the kept steps do to a slice does not depend on the others
     mask = parse("2.2...", "..22..")
-    whole = postprocess(mask, SPACING, replace(kept, fill_holes=True))
+    whole = postprocess(mask, be_sure(mask), SPACING, replace(kept, fill_holes=True))
     for z in range(2):
-        alone = postprocess(mask[z : z + 1], SPACING, replace(kept, fill_holes=True))
+        alone = postprocess(
+            mask[z : z + 1], be_sure(mask[:1]), SPACING, replace(kept, fill_holes=True)
+        )
         assert np.array_equal(alone[0], whole[z])

@@ -85,6 +85,8 @@ def test_volumes_come_back_whole_in_order_and_in_their_own_pixels():
         assert volume.mask.shape == volume.truth.shape == (3, height, width)
         assert volume.mask.dtype == np.uint8 and volume.patient == f"patient of {volume.name}"
         np.testing.assert_allclose(volume.spacing_mm, (5.0, y_mm, x_mm), rtol=1e-6)
+        assert ((volume.tumour_prob > 0.5) == (volume.mask == 2)).mean() > 0.99
+        assert volume.tumour_prob[volume.mask == 2].max() > 0.99
         for z, row in enumerate((first + 1, first + 2, first)):
             assert volume.rows[z] == row and np.array_equal(volume.truth[z], own[row])
             for label in (1, 2):
@@ -167,6 +169,7 @@ def test_masks_as_their_file_stored_them(code, turn, spacing):
         Source("nifti", code),
         none,
         truth + 100,
+        none,
         truth,
         none,
         none,
