@@ -13,7 +13,7 @@ from lesionkeras.boxes.anchors import compute_map_size
 from lesionkeras.boxes.overlap import compute_iou
 from lesionkeras.config import AnchorConfig
 
-WANTED_SHARE = 0.95  # issue 7: a clear warning below it
+WANTED_SHARE = 0.95  # below it a run warns
 # Upper edges of the bins by the longer side, by unit; the last bin is open.
 SIZE_EDGES = {"mm": (10.0, 20.0, 40.0, 80.0), "px": (8.0, 16.0, 32.0, 64.0)}
 # Elements of one block of the IoU table: its float32 temporaries stay in the processor's cache.

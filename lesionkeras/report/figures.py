@@ -28,7 +28,7 @@ ORANGE, RED, GREY = "#ff7f0e", "#d62728", "#555555"
 PAPER_BLUES = ("#c6dbef", "#9ecae1", "#bdbdbd", "#969696")
 # Keeps figures readable where a line or a bar passes behind them.
 _TEXT_GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
-WANTED_ANCHOR_SHARE = 0.95  # issue 7: a clear warning below
+WANTED_ANCHOR_SHARE = 0.95  # below it the page warns
 
 
 def draw_training(log_rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -55,14 +55,10 @@ def draw_training(log_rows: Sequence[Mapping[str, Any]]) -> bytes:
         ("val_map50", ORANGE, "mAP50"),
         ("val_map50_95", RED, "mAP50-95"),
     ):
-        scores = column(log_rows, name)
-        marker = "o" if np.count_nonzero(~np.isnan(scores)) <= 40 else ""
-        plot_defined(right, epochs, scores, label, color=color, marker=marker, markersize=3)
+        plot_defined(right, epochs, column(log_rows, name), label, color=color)
     right.set(xlabel="Epoch", ylabel="mAP (share)", title="Validation mAP", ylim=(0, 1.02))
     for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.set_xlim(0, max(1, len(log_rows)) + 1)
-        mark_if_empty(axes)
+        finish_epochs(axes, len(log_rows))
         if len(axes.get_lines()) > 1:
             axes.legend(frameon=False)
     return to_png(figure)
@@ -253,7 +249,7 @@ def draw_precision_recall(metrics: Mapping[str, Any]) -> bytes:
     # COCO's precision at r is the best at any recall from r on: a step, up to what is reached.
     reached = np.where(precision > 0, precision, np.nan)
     label = "all score thresholds (interpolated as COCO does)"
-    plot_defined(axes, recall, reached, label, color=BLUE, drawstyle="steps-pre")
+    plot_defined(axes, recall, reached, label, color=BLUE, drawstyle="steps-pre", marker="")
     point = (to_number(metrics["recall"]["value"]), to_number(metrics["precision"]["value"]))
     if not any(map(math.isnan, point)):
         label = f"score of {metrics['score_threshold']:.2f} and more"
@@ -376,10 +372,19 @@ def column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
 
 
 def plot_defined(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, **style: Any) -> None:
-    """Plots what is there; a score that was not computed every epoch is joined by a line."""
+    """Plots what is there, few points as dots; what not every epoch has is joined by a line."""
     defined = np.isfinite(x) & np.isfinite(y)
+    dots = {"marker": "o" if np.count_nonzero(defined) <= 40 else "", "markersize": 3}
     if defined.any():
-        axes.plot(x[defined], y[defined], label=label, **style)
+        axes.plot(x[defined], y[defined], label=label, **dots | style)
+
+
+def finish_epochs(axes: Axes, num_epochs: int) -> None:
+    """Ends a picture of curves by epoch: whole epochs, a grid, a word where nothing was."""
+    axes.grid(alpha=0.3)
+    axes.set_xlim(0, max(1, num_epochs) + 1)
+    axes.locator_params(axis="x", integer=True)
+    mark_if_empty(axes)
 
 
 def mark_if_empty(axes: Axes) -> None:

@@ -11,8 +11,8 @@ from lesionkeras.report.figures import (
     BLUE,
     GREY,
     column,
+    finish_epochs,
     make_figure,
-    mark_if_empty,
     plot_defined,
     to_number,
     to_png,
@@ -128,14 +128,10 @@ def draw_losses(log_rows: Sequence[Mapping[str, Any]]) -> bytes:
     for axes, (title, parts) in zip(grid, shown, strict=True):
         for name, color in zip(parts, _LOSS_COLORS * len(parts), strict=False):
             label = name.removeprefix("val_").removesuffix("loss").strip("_") or "all"
-            values = column(log_rows, name)
-            marker = "o" if np.count_nonzero(~np.isnan(values)) <= 40 else ""
             text = label.replace("_", " ")
-            plot_defined(axes, epochs, values, text, color=color, marker=marker, markersize=3)
+            plot_defined(axes, epochs, column(log_rows, name), text, color=color)
         axes.set(xlabel="Epoch", ylabel="Loss", title=title)
-        axes.set_xlim(0, max(1, len(log_rows)) + 1)
-        axes.grid(alpha=0.3)
-        mark_if_empty(axes)
+        finish_epochs(axes, len(log_rows))
         if axes.get_lines():
             axes.set_ylim(bottom=0)
             axes.legend(frameon=False, fontsize=9)

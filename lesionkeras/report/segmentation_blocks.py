@@ -176,8 +176,8 @@ def build_paper_table(metrics: Mapping[str, Any]) -> list[Block]:
             else ""
             for k in keys
         ]
-        scan = "of each scan's slices" if metrics.get("scattered") else "by scan"
-        rows.append([f"This run, {scan}: mean of cases, 3-D", organ, *shown])
+        scan = "of each scan's slices" if metrics.get("scattered") else "by scan, 3-D"
+        rows.append([f"This run, {scan}: mean of cases", organ, *shown])
     ours = range(len(PAPER_SEGMENTERS), len(rows))
     caption = (
         f"{P4_SOURCE}; {P5_SOURCE}. Neither says whether liver or tumour is meant, how slices "

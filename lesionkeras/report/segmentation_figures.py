@@ -17,8 +17,8 @@ from lesionkeras.report.figures import (
     RED,
     TRUTH,
     column,
+    finish_epochs,
     make_figure,
-    mark_if_empty,
     plot_defined,
     to_number,
     to_png,
@@ -144,14 +144,10 @@ def draw_curves(log_rows: Sequence[Mapping[str, Any]]) -> bytes:
     left.set(xlabel="Epoch", ylabel="Loss", title="Loss")
     for name, color in zip(list_scores(log_rows), SCORE_COLORS, strict=False):
         label = name.removeprefix("val_").replace("_dice", "")
-        scores = column(log_rows, name)
-        marker = "o" if np.count_nonzero(~np.isnan(scores)) <= 40 else ""
-        plot_defined(right, epochs, scores, label, color=color, marker=marker, markersize=3)
+        plot_defined(right, epochs, column(log_rows, name), label, color=color)
     right.set(xlabel="Epoch", ylabel="Dice", title="Validation Dice", ylim=(0, 1.02))
     for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.set_xlim(0, max(1, len(log_rows)) + 1)
-        mark_if_empty(axes)
+        finish_epochs(axes, len(log_rows))
         if axes.get_lines():
             axes.legend(frameon=False)
     return to_png(figure)

@@ -119,7 +119,7 @@ def test_papers_stand_beside_slices_and_scans(written: Path) -> None:
     read_row(table, "P5: U-Net", "not said", "0.930", "0.920", "0.972")
     read_row(table, "P5: ResNet50-UNet", "not said", "0.940", "0.940", "0.972")
     read_row(table, "tumour", "0.812 (0.792 to 0.832)", "0.791", "0.993", "undefined")
-    read_row(table, "This run, by scan: mean of cases, 3-D", "tumour", "0.668 (0.637 to 0.699)")
+    read_row(table, "This run, by scan, 3-D: mean of cases", "tumour", "0.668 (0.637 to 0.699)")
     assert "a slice empty in both scores 1" in table
 
 

@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends as one that never was (issue 7, Shown by 4)."""
+"""A run that is killed and started again ends as one that never was."""
 
 import os
 import signal
