@@ -1,8 +1,8 @@
 """Opens a data set of this folder, and prepares it first where that has not been done.
 
 Prepared data live in `PREPARED_DIR/NAME-FINGERPRINT`.  The fingerprint covers the builder's name,
-version, config and Python files and the raw data (tables by content, images by name and size), so
-other raw data or another builder never meet in one folder.  TFDS writes to a hidden folder beside
+version, config and Python files and the raw data by name and content, so other raw data or another
+builder never meet in one folder.  TFDS writes to a hidden folder beside
 it, which is renamed when all is there: a build that was killed leaves nothing that could be opened,
 and the next one removes its remains.
 """
@@ -18,22 +18,20 @@ import importlib.util
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lesionkeras.errors import DataError
-from tfds_builders.progress import silenced
-from tfds_builders.raw_files import read_status
+from tfds_builders.digests import Digests
+from tfds_builders.progress import BuildProgress, silenced
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 FINGERPRINT_DIGITS = 12  # hexadecimal; 48 bits
-QUIET_S = 2.0  # shorter builds show no progress
-TERMINAL_STEP_S, LOG_STEP_S = 1.0, 10.0  # between two lines of progress
+DISK_FULL = "No space left on device"
 UNFINISHED = ".unfinished"  # ends the hidden folder that a build writes to
 BUILDER_SUFFIX = "_dataset_builder.py"  # TFDS's own convention
 
@@ -55,11 +53,11 @@ class RawIndex(Protocol):
 
     @property
     def tables(self) -> Sequence[Path]:
-        """Files whose content decides what is prepared."""
+        """Files that say what is prepared, wherever they lie."""
 
     @property
     def files(self) -> Sequence[Path]:
-        """Files whose name and size decide what is prepared."""
+        """Files below the root that are prepared."""
 
     def check(self) -> None:
         """Raise DataError where a raw file is wrong; called before anything is written."""
@@ -124,7 +122,9 @@ def choose_config(builder_class: Any, name: str, config: str) -> str:
     )
 
 
-def compute_fingerprint(builder_class: Any, name: str, config: str, raw: RawIndex | None) -> str:
+def compute_fingerprint(
+    builder_class: Any, name: str, config: str, raw: RawIndex | None, digests: Digests
+) -> str:
     """Hash everything that decides what a prepared data set holds.
 
     Args:
@@ -132,12 +132,13 @@ def compute_fingerprint(builder_class: Any, name: str, config: str, raw: RawInde
         name: The data set.
         config: Its config, or "".
         raw: Its raw files, or None where it makes its data itself.
+        digests: What is known of their content.
 
     Returns:
         12 hexadecimal digits.
 
     Raises:
-        DataError: A raw file cannot be found.
+        DataError: A raw file cannot be read.
     """
     digest = hashlib.sha256(f"{name}\n{config}\n{builder_class.VERSION}\n".encode())
     package = Path(__file__).parent
@@ -147,9 +148,9 @@ def compute_fingerprint(builder_class: Any, name: str, config: str, raw: RawInde
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     if raw:
-        for path in raw.files:
-            relative = path.relative_to(raw.root).as_posix()
-            digest.update(f"{relative} {read_status(path).st_size}\n".encode())
+        files = raw.files
+        for path, held in zip(files, digests.digest(files), strict=True):
+            digest.update(f"{path.relative_to(raw.root).as_posix()} {held}\n".encode())
     return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 
@@ -158,48 +159,6 @@ class Beam:
     """That a data set is built with Apache Beam, and where: its own pipeline flags."""
 
     flags: tuple[str, ...] = ()  # such as "--runner=DataflowRunner"; none: the local runner
-
-
-class _Progress:
-    """Says every so often how far a build is, once it has lasted two seconds."""
-
-    def __init__(self, title: str, total: int | None) -> None:
-        self.title, self.total = title, total
-        self.count, self.start_s = 0, time.monotonic()
-        self.first_s = 0.0  # when the first example was there: importing TensorFlow is no measure
-        self.last_s, self.width = 0.0, 0
-
-    def follow(self, generate: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
-        """Return `generate` with every example counted."""
-
-        def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            for example in generate(*args, **kwargs):
-                self._step()
-                yield example
-
-        return counted
-
-    def _step(self) -> None:
-        self.count += 1
-        passed_s = time.monotonic() - self.start_s
-        self.first_s = self.first_s or passed_s
-        terminal = sys.stdout.isatty()
-        step_s = TERMINAL_STEP_S if terminal else LOG_STEP_S
-        too_soon = bool(self.last_s) and passed_s - self.last_s < step_s
-        if not self.title or self.count < 2 or passed_s < QUIET_S or too_soon:
-            return
-        self.last_s = passed_s
-        text = f"{self.title}: preparing image {self.count}"
-        if self.total and self.count <= self.total:
-            left_s = (passed_s - self.first_s) / (self.count - 1) * (self.total - self.count)
-            text += f" of {self.total}, about {left_s:.0f} s left"
-        self.width = max(self.width, len(text))
-        print(text.ljust(self.width), end="\r" if terminal else "\n", flush=True)
-
-    def close(self) -> None:
-        """Clear the line of a terminal."""
-        if self.width and sys.stdout.isatty():
-            print(" " * self.width, end="\r", flush=True)
 
 
 @contextlib.contextmanager
@@ -238,7 +197,7 @@ def _build(
     tfds.disable_progress_bar()
     builder = builder_class(config=config or None, data_dir=str(folder))
     total = raw.num_images if raw else getattr(builder, "num_images_about", None)
-    progress = _Progress(title, total)
+    progress = BuildProgress(title, total)
     if beam:
         builder._generate_examples = _spread(builder)
     else:
@@ -308,11 +267,14 @@ def _prepare(target: Path, build: Callable[[Path], None]) -> None:
                 unfinished.rename(target)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # TFDS raises the latter where a disk is full
+        is_full = DISK_FULL in str(error)
+        if isinstance(error, RuntimeError) and not is_full:
+            raise
         raise DataError(
             "Prepared data cannot be written",
             where=str(prepared_dir),
-            found=str(error.strerror or error),
+            found=DISK_FULL if is_full else str(getattr(error, "strerror", None) or error),
             next_step="give another folder with --prepared-dir",
         ) from error
     finally:
@@ -379,7 +341,9 @@ def open_builder(
     title = f"{name}/{config}" if config else name
     index_raw = getattr(builder_class, "index_raw", None)
     raw: RawIndex | None = index_raw(data_dir and Path(data_dir), config) if index_raw else None
-    fingerprint = compute_fingerprint(builder_class, name, config, raw)
+    digests = Digests(Path(prepared_dir).glob(f"{name}-*"))
+    with silenced(not progress):
+        fingerprint = compute_fingerprint(builder_class, name, config, raw, digests)
     target = Path(prepared_dir) / f"{name}-{fingerprint}"
     if not target.exists():
         if beam:
@@ -390,6 +354,7 @@ def open_builder(
             shown = title if progress else ""
             _prepare(target, lambda folder: _build(builder_class, config, raw, folder, shown, beam))
     builder = _open(target)
+    digests.save(target)
     if progress:
         print(_describe(title, builder, target, raw.notes if raw else ()), flush=True)
     return builder

@@ -72,7 +72,7 @@ class RawScans:
         read: Reads one; raises CtError.
         describe: A scan to what comparing patients needs.
         name_patients: (case, what was kept of it) pairs to the patient of each case's name.
-        tables: Files whose content decides what is prepared.
+        tables: Files that say what is prepared.
     """
 
     root: Path
@@ -86,7 +86,7 @@ class RawScans:
 
     @property
     def files(self) -> list[Path]:
-        """Files whose name and size decide what is prepared."""
+        """Files below the root that are prepared."""
         return sorted(
             {file for case in self.cases for path in case.files for file in list_files(path)}
         )

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from lesionkeras.errors import DataError
 from tfds_builders import open_builder
 from tfds_builders.deeplesion.deeplesion_dataset_builder import Builder
-from tfds_builders.prepare import _Progress
+from tfds_builders.progress import BuildProgress
 
 ROOT = Path(__file__).parents[2]
 DUMMY = Path(Builder.code_path).parent / "dummy_data"
@@ -157,8 +157,8 @@ def test_unknown_config(tmp_path):
 
 def test_progress_is_quiet_for_two_seconds_then_estimates(monkeypatch, capsys):
     clock = iter([0.0, 1.0, 1.5, 3.0, 4.0, 14.0])  # start, then five examples
-    monkeypatch.setattr("tfds_builders.prepare.time.monotonic", lambda: next(clock))
-    progress = _Progress("x", total=9)
+    monkeypatch.setattr("tfds_builders.progress.time.monotonic", lambda: next(clock))
+    progress = BuildProgress("x", total=9)
     assert list(progress.follow(range)(5)) == [0, 1, 2, 3, 4]
     assert capsys.readouterr().out.splitlines() == [
         "x: preparing image 3 of 9, about 6 s left",

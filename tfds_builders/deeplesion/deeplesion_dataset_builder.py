@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lesionkeras.ct.png16 import check_png16_bytes
+from lesionkeras.ct.png16 import keep_pixels
 from tfds_builders.deeplesion.layout import TREE, KeySlice, RawDeepLesion, index_deeplesion
 from tfds_builders.deeplesion.parse import SPLITS, LesionRow
 from tfds_builders.detection import LESION_LABEL, detection_features
@@ -111,7 +111,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def make_example(key_slice: KeySlice) -> dict[str, Any]:
-    """Read one key slice's files, untouched, beside its rows.
+    """Read one key slice's files, their pixels untouched, beside its rows.
 
     Args:
         key_slice: Rows and files of one image.
@@ -148,9 +148,7 @@ def make_example(key_slice: KeySlice) -> dict[str, Any]:
 def _read_png(path: Path | None) -> bytes:
     if path is None:
         return b""
-    data = path.read_bytes()
-    check_png16_bytes(data, str(path))
-    return data
+    return keep_pixels(path.read_bytes(), str(path))
 
 
 def _make_lesion(row: LesionRow) -> dict[str, Any]:

@@ -74,12 +74,12 @@ class RawDeepLesion:
 
     @property
     def tables(self) -> list[Path]:
-        """Files whose content decides what is prepared."""
+        """Files that say what is prepared."""
         return [self.root / "DL_info.csv", *self.lists]
 
     @property
     def files(self) -> list[Path]:
-        """Files whose name and size decide what is prepared."""
+        """Files below the root that are prepared."""
         return sorted({path for key_slice in self.slices for path in key_slice.files})
 
     def check(self) -> None:
@@ -190,7 +190,11 @@ def index_deeplesion(
             `text_mined.find_listed`.
     """
     root = check_tree(root)
-    rows = read_dl_info(root / "DL_info.csv", refused)
+    table = read_dl_info(root / "DL_info.csv", refused)
+    first: dict[tuple[str, ...], LesionRow] = {}
+    for row in table:
+        first.setdefault(row.text, row)
+    rows = list(first.values())
     listed, totals = find_listed(root, rows) if config == "p2" else ({}, {})
     images: dict[str, list[LesionRow]] = {}
     for row in rows:
@@ -214,6 +218,8 @@ def index_deeplesion(
             next_step="unpack the images of DeepLesion there",
         )
     notes = _describe(slices, len(images), rows)
+    if len(rows) < len(table):
+        notes.append(f"{len(table) - len(rows)} rows stood twice: they count once")
     if config != "p2":
         return RawDeepLesion(root, tuple(slices), tuple(notes))
     notes += describe_listed([row for one in slices for row in one.rows], listed, totals)

@@ -185,6 +185,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
 
 
 def get_text(tree: Mapping[str, Any], key: str) -> str:
-    """Return a text of an annotation, "" where there is none."""
+    """Return a text of an annotation, a number as text, "" where there is neither."""
     value = tree.get(key)
-    return value.strip() if isinstance(value, str) else ""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value).strip() if isinstance(value, str) or is_number else ""

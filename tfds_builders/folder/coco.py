@@ -127,13 +127,22 @@ def _read_image(
             names.get(_hashable(box.get("category_id")), CATEGORY) for _, box in boxes
         ),
         spacing_mm=check_spacing(entry.get("spacing_mm"), where),
-        patient=get_text(entry, "patient"),
+        patient=_read_patient(entry, where),
         previous=neighbours[0],
         next=neighbours[1],
         slice=number if isinstance(number, int) and 0 <= number < 2**31 else find_slice(file),
         split=get_text(entry, "split") or split,
         where=where,
     )
+
+
+def _read_patient(entry: dict[str, Any], where: str) -> str:
+    """Return who an image is of; what cannot be read would divide a patient among splits."""
+    patient = get_text(entry, "patient")
+    if patient or entry.get("patient") in (None, ""):
+        return patient
+    found = repr(entry["patient"])[:80]
+    raise make_error("A patient cannot be read", where, found, "a text or a whole number")
 
 
 def write_coco(path: Path, images: Sequence[BoxImage]) -> None:

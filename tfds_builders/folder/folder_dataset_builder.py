@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lesionkeras.ct.png16 import STORED_OFFSET_HU, check_png16_bytes, decode_png16, encode_png16
+from lesionkeras.ct.png16 import STORED_OFFSET_HU, decode_png16, encode_png16, keep_pixels
 from lesionkeras.ct.same_patient import ScanPrint, describe_scan, group_scans
 from lesionkeras.errors import DataError
 from tfds_builders.detection import LESION_LABEL, detection_features
@@ -172,7 +172,6 @@ def _read_png(root: Path, name: str, stored_offset_hu: int) -> bytes:
         return b""
     data = (root / name).read_bytes()
     if stored_offset_hu == STORED_OFFSET_HU:
-        check_png16_bytes(data, name)
-        return data
+        return keep_pixels(data, name)
     stored = decode_png16(data, name).astype(np.int32) - stored_offset_hu + STORED_OFFSET_HU
     return encode_png16(np.clip(stored, 0, 2**16 - 1).astype(np.uint16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -40,9 +41,11 @@ TREE_WORDS = (
 COCO_SPLITS = {
     "train": "train",
     "val": "validation",
+    "valid": "validation",
     "validation": "validation",
     "test": "test",
 }
+COCO_NAME = re.compile(r"(?:instances_)?([a-z]+?)(?:20\d\d)?\.json")  # COCO's own: _val2017
 IMAGE_FOLDERS = ("images", "JPEGImages", "")
 
 
@@ -63,7 +66,7 @@ class RawBoxes:
 
     @property
     def files(self) -> list[Path]:
-        """Files whose name and size decide what is prepared."""
+        """Files below the root that are prepared."""
         return sorted({self.root / name for image in self.images for name in image.files})
 
     def check(self) -> None:
@@ -132,13 +135,23 @@ def find_kind(root: Path | None) -> str:
 
 
 def list_coco(root: Path) -> list[tuple[Path, str]]:
-    """Return COCO's files with the split that each name says."""
+    """Return COCO's files with the split that each name says.
+
+    Raises:
+        DataError: A file among them says none.
+    """
     single = root / "annotations.json"
     if single.is_file():
         return [(single, "")]
     folder = root / "annotations"
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    return [(path, COCO_SPLITS[path.stem]) for path in files if path.stem in COCO_SPLITS]
+    matches = [COCO_NAME.fullmatch(path.name) for path in files]
+    splits = [COCO_SPLITS.get(match[1]) if match else None for match in matches]
+    if any(splits) and not all(splits):
+        other = files[splits.index(None)].name
+        wanted = ", ".join(f"{name}.json" for name in COCO_SPLITS)
+        raise make_error("A file of annotations says no split", str(folder), other, wanted)
+    return [(path, split) for path, split in zip(files, splits, strict=True) if split]
 
 
 def index_boxes(root: Path, kind: str, refused: list[DataError] | None = None) -> RawBoxes:
@@ -157,7 +170,7 @@ def index_boxes(root: Path, kind: str, refused: list[DataError] | None = None) -
         DataError: An annotation cannot be used; an image is there twice or absent; spacing is not
             known; a patient is in two splits.
     """
-    tables, images = _read_annotations(root, kind, refused)
+    tables, images, absent = _read_annotations(root, kind, refused)
     settings = _read_settings(root)
     if (root / "dataset.json").is_file():
         tables.append(root / "dataset.json")
@@ -166,9 +179,12 @@ def index_boxes(root: Path, kind: str, refused: list[DataError] | None = None) -
     _check_unique(images)
     spacing_mm = check_spacing(settings.get("spacing_mm"), "dataset.json")
     images = [_complete(root, image, spacing_mm) for image in images]
+    images, merged = _merge_boxes(images)
     notes = _describe(images)
     images = _fill_patients(images)
+    images, foreign = _leave_out_foreign(images)
     images = _fill_splits(images)
+    notes += [text for text in (absent, merged, foreign) if text]
     offset = settings.get("stored_offset_hu", STORED_OFFSET_HU)
     if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset < 2**16:
         wanted = "a whole number of HU: stored = HU + it"
@@ -178,15 +194,18 @@ def index_boxes(root: Path, kind: str, refused: list[DataError] | None = None) -
 
 def _read_annotations(
     root: Path, kind: str, refused: list[DataError] | None
-) -> tuple[list[Path], list[BoxImage]]:
+) -> tuple[list[Path], list[BoxImage], str]:
+    """Return the tables, the images, and what was left out."""
     images: list[BoxImage] = []
     if kind == "coco":
         tables = list_coco(root)
         for path, split in tables:
             images += read_coco(path, split)
-        return [path for path, _ in tables], [_place(root, image) for image in images]
-    splits = read_image_sets(root)
-    paths = sorted((root / "Annotations").glob("*.xml"))
+        return [path for path, _ in tables], [_place(root, image) for image in images], ""
+    paths = sorted(p for p in (root / "Annotations").iterdir() if p.suffix.lower() == ".xml")
+    stems = {path.stem for path in paths}
+    splits = read_image_sets(root, stems)
+    absent = len(splits.keys() - stems)
     for path in paths:
         try:
             image = read_voc(path)
@@ -196,7 +215,8 @@ def _read_annotations(
             refused.append(error)
             continue
         images.append(_place(root, replace(image, split=splits.get(path.stem, ""))))
-    return [*paths, *sorted((root / "ImageSets" / "Main").glob("*.txt"))], images
+    note = f"{absent} listed images have no annotation: left out" if absent else ""
+    return [*paths, *sorted((root / "ImageSets" / "Main").glob("*.txt"))], images, note
 
 
 def _place(root: Path, image: BoxImage) -> BoxImage:
@@ -263,6 +283,34 @@ def _describe(images: list[BoxImage]) -> list[str]:
             "itself counts as a patient, so scans of one patient may be in two splits"
         )
     return clauses
+
+
+def _merge_boxes(images: list[BoxImage]) -> tuple[list[BoxImage], str]:
+    """Let a box that stands several times in an image count once; it would weigh as often."""
+    merged = []
+    for image in images:
+        once = dict(zip(reversed(image.boxes), reversed(image.categories), strict=True))
+        boxes = tuple(dict.fromkeys(image.boxes))
+        merged.append(replace(image, boxes=boxes, categories=tuple(once[box] for box in boxes)))
+    count = sum(len(image.boxes) for image in images) - sum(len(image.boxes) for image in merged)
+    return merged, f"{count} boxes stood twice: they count once" if count else ""
+
+
+def _leave_out_foreign(images: list[BoxImage]) -> tuple[list[BoxImage], str]:
+    """Leave neighbours out that are another patient's: numbers run through patients, too."""
+    owners = {image.file: image.patient for image in images}
+    own = [
+        replace(
+            image,
+            previous=image.previous
+            if owners.get(image.previous, image.patient) == image.patient
+            else "",
+            next=image.next if owners.get(image.next, image.patient) == image.patient else "",
+        )
+        for image in images
+    ]
+    count = sum(len(a.files) - len(b.files) for a, b in zip(images, own, strict=True))
+    return own, f"{count} neighbouring slices are other patients': left out" if count else ""
 
 
 def _fill_patients(images: list[BoxImage]) -> list[BoxImage]:

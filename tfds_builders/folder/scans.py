@@ -19,6 +19,12 @@ from tfds_builders.segmentation import LESION, LIVER, Scan
 
 LESION_WORDS = ("tumor", "tumour", "lesion", "cancer", "metasta", "hcc")
 LIVER_WORDS = ("liver", "leber", "foie")
+# A tumour of one of these is no liver lesion, unless its name says liver too.
+OTHER_ORGANS = (
+    *("kidney", "renal", "lung", "pulmon", "pancrea", "colon", "spleen", "splen", "bladder"),
+    *("prostat", "breast", "brain", "bone", "stomach", "gastric", "ovar", "esophag", "lymph"),
+    *("thyroid", "uterus", "niere", "milz"),
+)
 IGNORE = "ignore"  # nnU-Net's voxels of which nobody knows what they are
 MAX_LABEL = 254
 ENDINGS = (".nii.gz", ".nii")
@@ -49,14 +55,16 @@ def parse_labels(labels: Any, where: str) -> tuple[tuple[int, int], ...]:
         where: What to call the file in an error.
 
     Returns:
-        Pairs of value and 0, 1 (liver) or 2 (lesion); other names (organs) are background, and
-        nnU-Net's `ignore` is none of them.
+        Pairs of value and 0, 1 (liver) or 2 (lesion); other names (organs and their tumours) are
+        background, and nnU-Net's `ignore` is none of them.
 
     Raises:
         DataError: It is neither, names no lesion, or gives a value two names.
 
     >>> parse_labels({"background": 0, "Liver": 1, "hepatic tumor": 2, "spleen": 3}, "here")
     ((0, 0), (1, 1), (2, 2), (3, 0))
+    >>> parse_labels({"liver": 1, "tumour": 2, "kidney tumour": 3}, "here")
+    ((1, 1), (2, 2), (3, 0))
     """
     plain: dict[int, int] = {}
     regions: list[tuple[int, int]] = []
@@ -93,9 +101,10 @@ def _parse_values(name: str, numbers: Any) -> list[int]:
 
 
 def _find_meaning(name: str) -> int:
+    is_liver = any(word in name for word in LIVER_WORDS)
     if any(word in name for word in LESION_WORDS):
-        return LESION
-    return LIVER if any(word in name for word in LIVER_WORDS) else 0
+        return LESION if is_liver or not any(word in name for word in OTHER_ORGANS) else 0
+    return LIVER if is_liver else 0
 
 
 def index_scans(root: Path) -> tuple[list[FolderCase], list[str]]:
@@ -131,6 +140,10 @@ def index_scans(root: Path) -> tuple[list[FolderCase], list[str]]:
         raise make_error("A case is not whole", str(root), found, wanted)
     cases = [FolderCase(name, images[name], masks[name], labels) for name in images]
     notes = [f"{len(cases)} scans; cases that show one person are one patient"]
+    listed = (path for name in ("imagesTr", "labelsTr") for path in sorted((root / name).iterdir()))
+    others = [p.name for p in listed if not (ENDING.search(p.name) or p.name.startswith("."))]
+    if others:
+        notes.append(f"{len(others)} files, such as {others[0]}, do not end in .nii.gz: left out")
     if len(masks) > len(images):
         notes.append(f"{len(masks) - len(images)} masks without an image: left out")
     claim = tree.get("numTraining")

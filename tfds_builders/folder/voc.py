@@ -8,7 +8,7 @@ Source: Everingham et al. 2010, VOC development kit, 4.1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -148,25 +148,36 @@ def write_voc(path: Path, image: BoxImage, image_folder: str = "") -> None:
         raise DataError("A file cannot be written", where=str(path), found=str(error)) from error
 
 
-def read_image_sets(folder: Path) -> dict[str, str]:
+def read_image_sets(folder: Path, stems: Container[str]) -> dict[str, str]:
     """Read which split each image belongs to from `ImageSets/Main/NAME.txt`.
 
     Args:
         folder: The data set's folder.
+        stems: Of the XML files.
 
     Returns:
-        Stem of the XML to split; `val` is validation, `trainval` and others are not read.
+        Stem of the XML to split, also of those that are not there; `val` is validation, `trainval`
+        and others are not read.
+
+    Raises:
+        DataError: A stem is in two splits.
     """
     names = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
     splits: dict[str, str] = {}
-    firsts: dict[str, str] = {}  # a class's lists have 1 or -1 behind the stem
     for name, split in names.items():
         path = folder / "ImageSets" / "Main" / f"{name}.txt"
-        if path.is_file():
-            lines = read_limited(path, MAX_BYTES).decode("utf-8", "replace").splitlines()
-            splits |= {line.strip(): split for line in lines if line.strip()}
-            firsts |= {line.split()[0]: split for line in lines if line.strip()}
-    return firsts | splits
+        if not path.is_file():
+            continue
+        lines = read_limited(path, MAX_BYTES).decode("utf-8-sig", "replace").splitlines()
+        for i, line in enumerate(map(str.strip, lines), 1):
+            if not line:
+                continue
+            first = line.split()[0]  # a class's lists have 1 or -1 behind
+            stem = first if line not in stems and first in stems else line
+            if splits.setdefault(stem, split) != split:
+                where, found = f"{path.name} line {i}", f"{stem} in {splits[stem]} and {split}"
+                raise make_error("An image is in two splits", where, found, "every image in one")
+    return splits
 
 
 def write_image_sets(folder: Path, splits: Sequence[tuple[str, str]]) -> None:

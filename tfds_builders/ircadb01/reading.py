@@ -17,7 +17,7 @@ import numpy as np
 from lesionkeras.ct.dicom import list_folders, read_dicom
 from lesionkeras.ct.findings import CtError, make_correction
 from lesionkeras.ct.volume import Volume, check_same_place, like
-from tfds_builders.anatomy import find_mask_flips, is_liver, take_samples
+from tfds_builders.anatomy import find_mask_flips, is_liver, shows_enough, take_samples
 from tfds_builders.ircadb01.layout import Case
 from tfds_builders.segmentation import LESION, LIVER, Scan
 
@@ -121,7 +121,8 @@ def _check_anatomy(case: Case, image: Volume, labels: np.ndarray) -> None:
         image_hu, samples = image.array, labels
     if not samples.any():
         raise _make_error(case, "an empty mask of the liver", "copy the case from its source again")
-    axes, fit = find_mask_flips(image_hu, samples)
+    is_enough = shows_enough(labels, image.spacing_mm[0])
+    axes, fit = find_mask_flips(image_hu, samples, is_enough)
     if axes or not is_liver(fit):
         raise CtError(
             "affine-mismatch",

@@ -26,6 +26,7 @@ from tfds_builders.anatomy import (
     is_liver,
     list_unclear,
     measure_sides,
+    shows_enough,
     take_samples,
 )
 from tfds_builders.lits.ircadb import PUBLISHED, find_case, find_spacing_mm
@@ -154,7 +155,8 @@ def _align(
     image_hu, labels = take_samples(image.array), take_samples(mask.array)
     if not labels.any():  # a liver of a few voxels, between the samples
         image_hu, labels = image.array, mask.array
-    mask_axes, fit = find_mask_flips(image_hu, labels)
+    is_enough = shows_enough(mask.array, image.spacing_mm[0])
+    mask_axes, fit = find_mask_flips(image_hu, labels, is_enough)
     if not is_liver(fit):
         raise CtError(
             "affine-mismatch",
@@ -174,7 +176,7 @@ def _align(
             found=f"no clear {' and '.join(list_unclear(sides))}",
             next_step="use the original volume, or set its true affine",
         )
-    image_axes = find_flips(sides)
+    image_axes = find_flips(sides, is_enough)
     # What a relative flip leaves to the image is the image's fault, the rest the mask's.
     mask_axes = tuple(sorted(set(mask_axes) ^ set(image_axes)))
     corrections = [

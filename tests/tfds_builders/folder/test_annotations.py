@@ -57,16 +57,16 @@ def test_image_sets_round_trip(tmp_path):
     pairs = [("a", "train"), ("b", "validation"), ("c", "train"), ("d", "test")]
     write_image_sets(tmp_path, pairs)
     assert (tmp_path / "ImageSets" / "Main" / "val.txt").read_text() == "b\n"
-    assert read_image_sets(tmp_path) == dict(pairs)
+    assert read_image_sets(tmp_path, dict(pairs)) == dict(pairs)
 
 
 def test_image_sets_of_names_with_spaces_and_of_classes(tmp_path):
     pairs = [("my scan 1", "train"), ("my scan 2", "test")]
     write_image_sets(tmp_path, [*pairs, ("b", "train")])
-    splits = read_image_sets(tmp_path)
+    splits = read_image_sets(tmp_path, dict(pairs))
     assert [splits[name] for name, _ in pairs] == ["train", "test"]
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("c  1\nd -1\n")
-    splits = read_image_sets(tmp_path)
+    splits = read_image_sets(tmp_path, "cd")
     assert (splits["c"], splits["d"]) == ("validation", "validation")
 
 
