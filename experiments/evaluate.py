@@ -42,7 +42,7 @@ def score_masks(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, 
     options = add_lits(options) if arguments.lits else options
     prediction = Path(arguments.pred).expanduser()
     out = Path(arguments.out or evaluate_page.name_folder(truth, prediction, options)).expanduser()
-    mask_evaluation.check_folder(out)
+    mask_evaluation.check_folder(out, [arguments.patients])
     with console.Counter("Scoring") as progress:
         evaluation = mask_evaluation.evaluate_files(truth, prediction, options, progress)
     summary = evaluate_page.write_evaluation(out, options.protocol, evaluation)
@@ -55,8 +55,8 @@ def score_boxes(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, 
     from lesionkeras.report.mask_evaluation import check_folder, read_patients
 
     score, found = boxes.parse_score(arguments.score), Path(arguments.detections).expanduser()
-    out = Path(arguments.out or boxes.name_folder(truth, found)).expanduser()
-    check_folder(out)
+    out = Path(arguments.out or boxes.name_folder(truth, found, score)).expanduser()
+    check_folder(out, [arguments.truth, arguments.detections, arguments.patients])
     whose = read_patients(Path(arguments.patients).expanduser()) if arguments.patients else None
     evaluation = boxes.evaluate_boxes(truth, found, score, whose)
     boxes.write_evaluation(out, evaluation)

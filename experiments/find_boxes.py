@@ -43,14 +43,16 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.pixel_mm:
         pixel_mm = arguments.pixel_mm
         segmenters = [segmenter_boxes.change_pixels(each, pixel_mm) for each in segmenters]
-    out = data.out or runs[0] / f"boxes-{data.title.replace('/', '-')}"
+    asked = [data.title.replace("/", "-"), arguments.convention, arguments.pixel_mm]
+    out = data.out or runs[0] / "-".join(["boxes", *filter(None, asked)])
     check_folder(out)
     builder = open_builder(data.name, data.config, data.prepared_dir, data.data_dir)
     with Counter(f"Reading {data.title}") as progress:
         splits = segmenter_boxes.open_images(builder, segmenters, arguments.convention, progress)
     with Counter("Finding lesions") as progress:
-        found = segmenter_boxes.detect_lesions(segmenters, splits, progress)
-    for name, value, remark in segmenter_boxes.score_boxes(found, splits[0], segmenters[0], out):
+        found = segmenter_boxes.detect_lesions(segmenters, splits, data.name, progress)
+    lines = segmenter_boxes.score_boxes(found, splits[0], data.name, segmenters[0], out)
+    for name, value, remark in lines:
         print(f"{name + ':':50}{value:>8}  {remark}".rstrip())
     print(f"Report: {out / PAGE_FILE}")
 

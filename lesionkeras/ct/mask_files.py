@@ -219,6 +219,9 @@ def pair_files(
     [('segmentation-9', 'liver_9'), ('segmentation-10', 'liver_10')]
     """
     if cases:
+        if not {file.name for file in truths} & {file.name for file in predictions}:
+            _check_numbers(truths)  # of all: among few chosen ones, nothing might show it
+            _check_numbers(predictions)
         truths, predictions = _choose(truths, cases), _choose(predictions, cases, partly=True)
     if len(truths) == len(predictions) == 1:
         numbers = {find_number(file.name) for file in (*truths, *predictions)}

@@ -95,10 +95,16 @@ def _find_apart(
 ) -> str:
     """Return why masks that are compared as stored do not lie in one place; "" if they do."""
     try:
-        _check_place(pair, truth, affine, prediction)
+        own = _check_place(pair, truth, affine, prediction)
     except CtError as error:
         return f"{error.what} ({error.found}); the arrays were compared as stored all the same"
-    return ""
+    codes = find_code(affine), find_code(own)
+    if codes[0] == codes[1]:
+        return ""
+    return (
+        f"The files lie in one place but store their axes as {codes[0]} and {codes[1]}, so that "
+        "comparing the arrays as stored compares other voxels; geometry checked would not"
+    )
 
 
 def _check_place(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lesionkeras.config import DataConfig, DetectionRecipe
+from lesionkeras.data.copies import check_copies
 from lesionkeras.data.data_sets import DataSets
 from lesionkeras.data.made_boxes import check_made_lesions
 from lesionkeras.data.prepared import Prepared, concatenate, prepare
@@ -42,6 +43,11 @@ class Split:
     def patients(self) -> list[str]:
         """The patient of each example."""
         return [self.images.patients[i] for i in self.rows[:, 0]]
+
+    def list_slices(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the file and the key slice, HU [S, S], of every image that is used."""
+        for i in np.unique(self.rows[:, 0]):
+            yield self.images.files[i], self.images.images[i][..., 1]
 
     def describe(self) -> dict[str, int]:
         """Return how many examples, images, patients and lesions there are."""
@@ -101,19 +107,25 @@ def open_splits(
     warning = ""
     if data.protocol == "p2":
         warning = describe_p2_leak(train.patients, validation.patients if validation else ())
-    parts = {"train": train, "validation": validation, "test": test}
-    patients = {name: part.patients for name, part in parts.items() if part is not None}
+    known = {"train": train, "validation": validation, "test": test}
+    parts = {name: part for name, part in known.items() if part is not None}
     for left_out in ("validation", "train") if warning else ("",):  # those two share what is said
-        check_disjoint({name: seen for name, seen in patients.items() if name != left_out})
+        _check_apart({name: part for name, part in parts.items() if name != left_out})
     further = {
         name: _plain(pool_images([builder], list_splits(builder), data, progress))
         for name, builder in data_sets.further.items()
     }
     for name, part in further.items():
-        for kind in patients.keys() - {"test"}:
-            check_disjoint({kind: patients[kind], name: part.patients})
+        for kind in sorted(parts.keys() - {"test"}):
+            _check_apart({kind: parts[kind], name: part})
     check_made_lesions(train.images, train.rows[:, 0], recipe)
     return Splits(_choose_examples(train, recipe), validation, test, warning, further)
+
+
+def _check_apart(parts: Mapping[str, Split]) -> None:
+    """Raise where a patient is in two splits, or a slice under another name."""
+    check_disjoint({name: part.patients for name, part in parts.items()})
+    check_copies({name: part.list_slices() for name, part in parts.items()})
 
 
 def _divide(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lesionkeras.config import SegmentationDataConfig
+from lesionkeras.data.copies import check_copies
 from lesionkeras.data.leak import LEAK_PROTOCOLS, choose_target, hold_out_target
 from lesionkeras.data.sampling import (
     PROTOCOLS,
@@ -52,6 +53,13 @@ class SegmentationSplit:
     def volumes(self) -> list[str]:
         """The volume of each example."""
         return [self.slices.volumes[i] for i in self.rows]
+
+    def list_slices(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield name and HU [S, S] of every key slice."""
+        middle = self.slices.neighbours.shape[1] // 2
+        for i in self.rows:
+            name = f"{self.slices.volumes[i]} slice {self.slices.numbers[i]}"
+            yield name, self.slices.slices_hu[self.slices.neighbours[i, middle]]
 
     def describe(self) -> dict[str, int]:
         """Return how many slices, volumes and patients there are, and slices with what."""
@@ -191,7 +199,7 @@ def open_segmentation_splits(
     Raises:
         RecipeError: A word of the config is unknown.
         DataError: A split is unknown or empty, a slice has no mask, nobody can be held out, a
-            patient is in two of the builder's own splits, or a scan's name is in two data sets.
+            patient or a slice is in two splits, or a scan's name is in two data sets.
     """
     check_segmentation_data(data)
     if data.protocol == "given":
@@ -205,9 +213,9 @@ def open_segmentation_splits(
     test = SegmentationSplit(tested, held)
     warning = describe_leak(data.protocol, [trained.patients[i] for i in kept], test.patients)
     if not warning:
-        check_disjoint(
-            {"train": [trained.patients[i] for i in kept], "test": test.patients},
-        )
+        train = SegmentationSplit(trained, kept)
+        check_disjoint({"train": train.patients, "test": test.patients})
+        check_copies({"train": train.list_slices(), "test": test.list_slices()})
     kept, validation = _take_validation(trained, kept, data, seed)
     if data.sampling == "p3":
         kept = kept[sample_as_p3(trained.has_liver[kept], trained.has_lesion[kept], seed)]

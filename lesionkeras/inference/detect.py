@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from lesionkeras.config import DetectionRecipe
+from lesionkeras.config import DataConfig, DetectionRecipe
 from lesionkeras.data.box_convention import TIGHT
 from lesionkeras.data.opening import Split
 from lesionkeras.data.pipeline import make_eval
@@ -65,6 +65,21 @@ class Findings:
         ids |= {int(c) for found in self.detections for c in found.classes} | {0}
         categories = [{"id": i, "name": f"lesion {i}"} for i in sorted(ids)]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def name_files(files: Sequence[str], data: DataConfig) -> tuple[str, ...]:
+    """Return what files are called in exports: names in a user's own folder may say who it is.
+
+    Args:
+        files: Of public data sets, or of a user's.
+        data: Says which.
+
+    >>> name_files(["Doe_John/7.png"], DataConfig(name="folder"))
+    ('image 0',)
+    """
+    names = [*data.name.split("+"), *data.test_sets]
+    is_own = any(name.split("/")[0] == "folder" for name in names)
+    return tuple(f"image {i}" if is_own else file for i, file in enumerate(files))
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +157,7 @@ def detect_split(
                 )
             )
         progress(len(truths), len(split.rows))
-    files = tuple(split.images.files[i] for i in split.rows[:, 0])
+    files = name_files([split.images.files[i] for i in split.rows[:, 0]], recipe.data)
     heights, widths = split.images.size_px[split.rows[:, 0]].T.tolist()
     sizes_px = tuple(zip(heights, widths, strict=True))
     return Findings(tuple(truths), tuple(detections), tuple(split.patients), files, sizes_px)

@@ -79,7 +79,7 @@ def read_truth(path: Path) -> CocoTruth:
         class_id = _look_up(classes, entry.get("category_id"), "category_id", where)
         boxes[place].append(_read_box(entry, where, may_be_empty=False))
         size_mm = _read_size_mm(entry.get("size_mm"), where)
-        columns[place].append((class_id, bool(entry.get("iscrowd", 0)), size_mm))
+        columns[place].append((class_id, _read_crowd(entry.get("iscrowd"), where), size_mm))
     truths = [
         _make_truth(image, of_image, rest, path.name)
         for image, of_image, rest in zip(images, boxes, columns, strict=True)
@@ -240,7 +240,8 @@ def _read_box(entry: Mapping[str, Any], where: str, may_be_empty: bool) -> tuple
     except (TypeError, ValueError, OverflowError):
         x = y = width = height = math.nan
     is_usable = all(abs(value) < MAX_PX for value in (x, y, width, height))  # False for NaN
-    if not is_usable or (not may_be_empty and min(width, height) <= 0):
+    side = min(width, height)
+    if not is_usable or side < 0 or (side == 0 and not may_be_empty):
         raise DataError(
             "A bbox cannot be used",
             where=where,
@@ -248,6 +249,14 @@ def _read_box(entry: Mapping[str, Any], where: str, may_be_empty: bool) -> tuple
             wanted="[x, y, width, height] in px, with width and height above 0",
         )
     return x, y, x + width, y + height
+
+
+def _read_crowd(value: Any, where: str) -> bool:
+    if value in (None, 0, 1):  # False and True are among these
+        return bool(value)
+    raise DataError(
+        "An iscrowd cannot be used", where=where, found=repr(value)[:_SHOWN_CHARS], wanted="0 or 1"
+    )
 
 
 def _read_score(value: Any, where: str) -> float:

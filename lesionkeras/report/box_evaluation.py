@@ -116,14 +116,15 @@ def _count(truth: CocoTruth, detections: Sequence[ImageDetections]) -> tuple[Fro
     return tuple(count_froc(pooled, convention, criterion) for criterion in CRITERIA)
 
 
-def name_folder(truth: Path, detections: Path) -> Path:
+def name_folder(truth: Path, detections: Path, score: float) -> Path:
     """Names the folder of an evaluation for which none was given: the same for the same files.
 
     Args:
         truth: The file of true boxes.
         detections: The file of results.
+        score: From which on a box counts.
     """
-    places = f"{truth.absolute()}\n{detections.absolute()}"
+    places = f"{truth.absolute()}\n{detections.absolute()}\n{score:g}"
     return Path("runs") / f"evaluate-boxes-{hashlib.sha256(places.encode()).hexdigest()[:8]}"
 
 

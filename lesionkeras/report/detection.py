@@ -27,6 +27,7 @@ from lesionkeras.inference.detect import (
     detect_split,
     make_detector,
     make_validation,
+    name_files,
 )
 from lesionkeras.metrics import compute_operating_point, evaluate_detections
 from lesionkeras.models import check_detector
@@ -304,6 +305,7 @@ def choose_examples(
     step = max(with_lesion // count, 1)
     chosen = sorted(order[::step][:count])
     shown = Split(split.images, split.rows[chosen])
+    names = name_files([split.images.files[i] for i in split.rows[:, 0]], recipe.data)
     examples = []
     for number, (image_unit, target) in zip(chosen, make_eval(shown, recipe, 1), strict=True):
         image_idx = split.rows[number, 0]
@@ -317,7 +319,7 @@ def choose_examples(
                 "truth": target["boxes"][0].numpy()[real],
                 "boxes": split.images.from_source(image_idx, boxes),
                 "scores": np.array([p["score"] for p in own]),
-                "title": split.images.files[image_idx],
+                "title": names[number],
             }
         )
     return examples

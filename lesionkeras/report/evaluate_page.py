@@ -42,14 +42,15 @@ SURFACES = (
 
 
 def name_folder(truth: Path, prediction: Path, options: ScoringOptions) -> Path:
-    """Names the folder of an evaluation for which none was given: the same for the same masks.
+    """Names the folder where none was given: the same for the same masks and flags.
 
     Args:
         truth: Where the true masks are.
         prediction: Where the predicted masks are.
         options: How they are scored.
     """
-    places = f"{truth.absolute()}\n{prediction.absolute()}"
+    asked = "".join(f"\n{name} {value}" for name, value in sorted(options.given.items()))
+    places = f"{truth.absolute()}\n{prediction.absolute()}{asked}"
     digest = hashlib.sha256(places.encode()).hexdigest()[:8]
     return Path("runs") / f"evaluate-{options.protocol}-{digest}"
 
@@ -149,7 +150,11 @@ def _build_summary(
     if not evaluation.knows_patients:
         whose = "each taken for a patient of its own (--patients says whose they are)"
     text = f"{len(cases)} cases {whose}, {free} without a lesion."
-    asked = [f"{name} {value}" for name, value in evaluation.given.items() if name != "protocol"]
+    asked = [
+        f"{name} {value}" + " where a truth says none" * (name == "spacing_mm")
+        for name, value in evaluation.given.items()
+        if name != "protocol"
+    ]
     text += f" Scored with {', '.join(asked)}." if asked else ""
     blocks: list[Block] = [Scores(list_headlines(summary)), Paragraph(f"{text} {ABOUT[protocol]}")]
     for case, note in evaluation.notes.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,10 @@ from lesionkeras.metrics.volumes import VolumeEvaluator, check_protocol
 
 # Called with cases scored and cases in all.
 Progress = Callable[[int, int], None]
+
+
+# What an evaluation of masks or boxes writes.
+RESULTS = ("cases.csv", "images.csv", "lesions.csv", "froc.csv", "scores.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -103,15 +107,26 @@ def _score(evaluator: VolumeEvaluator, pair: FilePair, grid: Grid, patient: str)
     evaluator.add(pair.case, patient, truth, prediction, grid.spacing_mm)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, inputs: Sequence[str | None] = ()) -> None:
     """Raises, before anything is scored, where results cannot be written.
 
     Args:
         folder: That results are to be written to; it may be missing, or hold earlier ones.
+        inputs: Files that are read, as given; none may be one that is written.
 
     Raises:
-        RunError: It is a run's or a file, or lies where no folder can be made.
+        RunError: It is a run's or a file, lies where no folder can be made, or holds an input
+            where a result would be written.
     """
+    written = {(folder / name).resolve() for name in RESULTS}
+    for given in filter(None, inputs):
+        if Path(given).expanduser().resolve() in written:
+            raise RunError(
+                "Results would replace a file that they are computed from",
+                where=given,
+                wanted="another folder",
+                next_step="name another --out",
+            )
     if (folder / "recipe.json").exists():
         raise RunError(
             "Results would replace a run's report",
@@ -173,8 +188,14 @@ def parse_options(
     find_patient = read_patients(Path(patients).expanduser()) if patients else None
     given = {"protocol": protocol, "geometry": geometry}
     given |= {"spacing_mm": spacing_mm} if spacing_mm else {}
-    given |= {"cases": cases} if cases else {}
     chosen = tuple(case.strip() for case in (cases or "").split(",") if case.strip())
+    if cases is not None and not chosen:
+        raise RecipeError(
+            "--cases names no case", found=repr(cases), wanted="names or numbers, as 6,7"
+        )
+    given |= {"cases": ",".join(chosen)} if chosen else {}
+    given |= {"patients": Path(patients).name} if patients else {}
+    given |= {"lits": "numbers"} if others.get("lits") else {}
     return ScoringOptions(protocol, geometry, find_spacing, find_patient, chosen, given)
 
 
@@ -225,11 +246,12 @@ def read_patients(path: Path) -> Callable[[str], str]:
         )
     patients: dict[str, str] = {}
     for row in rows:
-        if patients.setdefault(row["case"], row["patient"]) != row["patient"]:
+        case, patient = ((row[name] or "").strip() for name in ("case", "patient"))
+        if patients.setdefault(case, patient) != patient:
             raise DataError(
                 "A table of patients gives a case to two patients",
                 where=str(path),
-                found=f"rows of {row['case']} that differ",
+                found=f"rows of {case} that differ",
                 wanted="one patient a case",
                 next_step="leave the wrong row out",
             )

@@ -31,7 +31,7 @@ from lesionkeras.data.prepared import Prepared
 from lesionkeras.errors import RecipeError
 from lesionkeras.files import write_json
 from lesionkeras.inference.conventions import change_convention
-from lesionkeras.inference.detect import Findings, find_truth
+from lesionkeras.inference.detect import Findings, find_truth, name_files
 from lesionkeras.inference.mask_boxes import find_boxes
 from lesionkeras.models.fast import fold_norms
 from lesionkeras.models.trained_backbone import load_network
@@ -215,6 +215,7 @@ def _find_trained(images: Prepared, name: str, data: SegmentationDataConfig) -> 
 def detect_lesions(
     segmenters: Sequence[TrainedSegmenter],
     splits: Sequence[Split],
+    name: str,
     progress: Progress = lambda done, total: None,
 ) -> Findings:
     """Find lesions as boxes; nothing of an image but its three slices is known.
@@ -222,6 +223,7 @@ def detect_lesions(
     Args:
         segmenters: The networks; probabilities are their mean, on the source's pixels.
         splits: From `open_images`, one a network.
+        name: Of the data set.
         progress: Called with images done and images in all.
 
     Returns:
@@ -246,7 +248,7 @@ def detect_lesions(
             truths.append(find_truth(split, row, TIGHT))
         progress(len(truths), len(rows))
     sizes = tuple((int(height), int(width)) for height, width in images.size_px[rows])
-    files = tuple(images.files[i] for i in rows)
+    files = name_files([images.files[i] for i in rows], DataConfig(name=name))
     return Findings(tuple(truths), tuple(detections), tuple(split.patients), files, sizes)
 
 
@@ -311,13 +313,14 @@ def _describe_view(data: SegmentationDataConfig, convention: str) -> DataConfig:
 
 
 def score_boxes(
-    found: Findings, split: Split, segmenter: TrainedSegmenter, out: Path
+    found: Findings, split: Split, name: str, segmenter: TrainedSegmenter, out: Path
 ) -> list[tuple[str, str, str]]:
     """Write predictions.json, truth.json, tables and report.html; return what to print.
 
     Args:
         found: From `detect_lesions`.
         split: What it is of; its images' convention is the one that boxes are compared in.
+        name: Of the data set.
         segmenter: For the window of the pictures.
         out: The folder.
     """
@@ -329,7 +332,7 @@ def score_boxes(
     write_json(predictions, results)
     write_json(truth, shown.to_coco_truth())
     evaluation = evaluate_boxes(truth, predictions, SCORE_THRESHOLD)
-    view = SSDRecipe(data=_describe_view(segmenter.recipe.data, convention))
+    view = SSDRecipe(data=replace(_describe_view(segmenter.recipe.data, convention), name=name))
     examples = choose_examples(split, view, results)
     picture = Picture(
         figures.draw_examples(examples, SCORE_THRESHOLD),

@@ -221,6 +221,7 @@ def test_p3_samples_what_is_trained_on_alone(monkeypatch):
 
 def test_two_data_sets_are_pooled(monkeypatch):
     second = replace(make_slices(4), patients=("q",) * 4, volumes=("w",) * 4)
+    second.slices_hu.parts[0][:, SIDE // 2] += 7  # another scan
     parts = {"one": make_slices(6), "two": second}
     monkeypatch.setattr(segmentation, "prepare_slices", lambda builder, *words: parts[builder])
     data = replace(DATA, splits=("train",), held_out=("q", "p1"))

@@ -226,7 +226,7 @@ def test_networks_see_as_many_slices_as_they_want(asked, changes):
     recipe = override(RECIPE, changes)
     segmenter = segmenter_boxes.TrainedSegmenter(build_threshold(recipe.data.slices), recipe)
     split = open_images("deeplesion", segmenter, TIGHT)
-    found = segmenter_boxes.detect_lesions([segmenter], [split])
+    found = segmenter_boxes.detect_lesions([segmenter], [split], "lits")
     assert [len(each.boxes) for each in found.detections] == [1] * (COUNT - 1) + [0]
 
 
