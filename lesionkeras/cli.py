@@ -318,6 +318,12 @@ def run_main(main: Callable[[list[str] | None], None]) -> NoReturn:
 
 def _describe_unexpected(error: Exception) -> str:
     first_line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
+    if isinstance(error, OSError) and error.strerror:
+        where = f" in {error.filename}" if error.filename else ""
+        return (
+            f"A file cannot be read or written{where}: found {error.strerror.lower()}; make room "
+            "or give another folder, then the same command goes on (--debug shows where)."
+        )
     kind = type(error).__name__
     return f"{kind}: {first_line or 'no text'}; the same command with --debug shows where."
 

@@ -132,7 +132,23 @@ def list_masks(path: str | os.PathLike[str]) -> list[MaskFile]:
             next_step="name the folder or zip that holds them",
         )
     _check_unique([file.name for file in found], str(path), "name")
+    _check_letters(found)
     return found
+
+
+def _check_letters(files: Sequence[MaskFile]) -> None:
+    """Raise where a name is no UTF-8, such as one from an old share: no table can hold it."""
+    for file in files:
+        try:
+            file.name.encode()
+        except UnicodeEncodeError as error:
+            raise CtError(
+                "unreadable-file",
+                "A file's name is not UTF-8",
+                where=str(file.path.parent),
+                found=ascii(file.name),
+                next_step="rename the file",
+            ) from error
 
 
 def _list_files(folder: Path) -> list[Path]:

@@ -61,8 +61,10 @@ def evaluate_detections(
         (see `evaluate_froc`); "p2" (see `evaluate_p2`); and how all of it was computed.
 
     Raises:
-        ValueError: The sequences differ in length, or are empty.
+        ValueError: The sequences differ in length, or are empty, or a score is not finite.
     """
+    if not all(np.isfinite(found.scores).all() for found in detections):
+        raise ValueError("a score is NaN or infinite: detections cannot be ranked")
     if not len(truths) == len(detections) == len(patients):
         raise ValueError(
             f"{len(truths)} images of truth, {len(detections)} of detections and "

@@ -180,6 +180,18 @@ def test_some_cases_alone(tmp_path):
     )
 
 
+def test_a_case_alone_hides_no_second_number(tmp_path):
+    truths, predictions = ["pat3_t1", "pat4_t1", "pat4_t2"], ["pat1", "pat3", "pat4"]
+    name, text = say(pair, truths, predictions, tmp_path, ("pat3_t1",))
+    assert name == "several-cases" and "pat3_t1, pat4_t1, pat4_t2" in text
+
+
+def test_a_name_that_is_no_utf_8_is_refused(tmp_path):
+    (tmp_path / "M\udcfcller.nii.gz").write_bytes(b"")
+    name, text = say(list_masks, tmp_path)
+    assert name == "unreadable-file" and r"found 'M\udcfcller'" in text
+
+
 def test_many_names_are_cut_short(tmp_path):
     names = [f"a_{i}" for i in range(13)]
     assert "a_9 and 3 more" in say(pair, [*names, "b"], ["b"], tmp_path)[1]

@@ -67,6 +67,12 @@ def test_stored_takes_arrays_as_they_lie_in_the_files(tmp_path):
     np.testing.assert_array_equal(stored, MASK.T[:, :, ::-1])
 
 
+def test_one_place_stored_in_two_ways_is_said(tmp_path):
+    turned, affine = flip(MASK, AFFINE, 1)
+    note = find_grid(write(tmp_path, make(MASK, AFFINE), make(turned, affine)), "stored").note
+    assert note.startswith("The files lie in one place but store their axes as LAS and LPS")
+
+
 def test_what_is_compared_as_stored_says_where_affines_disagree(tmp_path):
     moved = AFFINE.copy()
     moved[0, 3] += 7

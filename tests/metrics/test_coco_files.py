@@ -129,6 +129,7 @@ def test_a_wrong_truth_is_one_sentence(tmp_path: Path, tree: Any, text: str) -> 
         ([RESULT | {"score": float("nan")}], "found nan, wanted a number, higher for surer"),
         ([RESULT | {"score": 10**400}], "A score cannot be used in found.json, entry 0: found 1"),
         ([RESULT | {"bbox": [1, 2, 3]}], "A bbox cannot be used in found.json, entry 0: found [1"),
+        ([RESULT | {"bbox": [9, 9, -3, -3]}], "A bbox cannot be used in found.json, entry 0"),
         ([RESULT | {"bbox": [1, 2, 3, 1e300]}], "A bbox cannot be used in found.json, entry 0"),
         ([RESULT | {"bbox": [1, 2, 3, float("nan")]}], "A bbox cannot be used in found.json, ent"),
     ],

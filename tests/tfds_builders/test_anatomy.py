@@ -12,6 +12,7 @@ from tfds_builders.anatomy import (
     list_unclear,
     measure_fit,
     measure_sides,
+    shows_enough,
     take_samples,
 )
 
@@ -49,6 +50,16 @@ def test_a_mask_in_place_is_a_liver():
 @pytest.mark.parametrize("axes", FLIPS)
 def test_the_flip_of_a_mask_is_found(axes):
     assert find_mask_flips(IMAGE, np.flip(MASK, axes))[0] == axes
+
+
+def test_few_slices_flip_less():
+    few = np.zeros_like(MASK)
+    few[np.flatnonzero(MASK.any(axis=(1, 2)))[:2]] = 1
+    assert not shows_enough(few, 5.0) and shows_enough(MASK, 5.0)
+    image = np.random.default_rng(0).normal(60, 30, MASK.shape)
+    image[::-1][few != 0] = 60 + 0.65 * (image[few != 0] - 60)  # a little evener there
+    assert find_mask_flips(image, few)[0] == (0,)
+    assert find_mask_flips(image, few, is_enough=False)[0] == ()
 
 
 def test_a_mask_elsewhere_is_no_liver():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -65,6 +66,23 @@ def test_other_raw_data_and_configs_never_share(tmp_path):
     table.write_text(table.read_text().replace("10, 20, 26, 32", "10, 20, 26, 33"))
     paths.add(open_builder("deeplesion", "liver", prepared, raw, False).data_path)
     assert len(paths) == 4
+
+
+def test_data_corrected_in_place_are_prepared_again(tmp_path):
+    raw, prepared = tmp_path / "raw", tmp_path / "prepared"
+    shutil.copytree(DUMMY, raw)
+    first = open_builder("deeplesion", "liver", prepared, raw, False)
+    name = raw / "Images_png" / "009001_01_01" / "011.png"
+    stored = cv2.imread(str(name), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(name), stored, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    plain = name.read_bytes()
+    second = open_builder("deeplesion", "liver", prepared, raw, False)
+    cv2.imwrite(str(name), stored + 1, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    assert len(name.read_bytes()) == len(plain)
+    third = open_builder("deeplesion", "liver", prepared, raw, False)
+    assert len({first.data_path, second.data_path, third.data_path}) == 3
+    name.write_bytes(plain)  # another time, the same data
+    assert open_builder("deeplesion", "liver", prepared, raw, False).data_path == second.data_path
 
 
 def test_killed_build_is_harmless(tmp_path):

@@ -42,6 +42,7 @@ def export_boxes(builder: Any, form: str, out: Path) -> int:
         raise DataError(
             "There is something already", where=str(out), next_step="give a new folder with --out"
         )
+    out = out.absolute()  # "." has no name
     beside = out.with_name(out.name + ".unfinished")
     try:
         shutil.rmtree(beside, ignore_errors=True)
