@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from lesionkeras.errors import LesionKerasError, RecipeError
+from lesionkeras.errors import LesionKerasError, RecipeError, describe_unexpected
 from lesionkeras.recipe import digest, find_nearest, flatten, format_value, override, read_recipe
 
 Recipe = TypeVar("Recipe")
@@ -311,21 +311,9 @@ def run_main(main: Callable[[list[str] | None], None]) -> NoReturn:
         if debug:
             raise
         is_ours = isinstance(error, LesionKerasError)
-        print(error if is_ours else _describe_unexpected(error), file=sys.stderr)
+        print(error if is_ours else describe_unexpected(error), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR if isinstance(error, LesionKerasError | OSError) else EXIT_ERROR)
     sys.exit(0)
-
-
-def _describe_unexpected(error: Exception) -> str:
-    first_line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
-    if isinstance(error, OSError) and error.strerror:
-        where = f" in {error.filename}" if error.filename else ""
-        return (
-            f"A file cannot be read or written{where}: found {error.strerror.lower()}; make room "
-            "or give another folder, then the same command goes on (--debug shows where)."
-        )
-    kind = type(error).__name__
-    return f"{kind}: {first_line or 'no text'}; the same command with --debug shows where."
 
 
 def make_parser(command: str, doc: str, epilog: str = "") -> Parser:

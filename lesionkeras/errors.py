@@ -44,3 +44,23 @@ class RunError(LesionKerasError):
 
 class ExportError(LesionKerasError):
     """An exported model does not keep its contract."""
+
+
+def describe_unexpected(error: Exception) -> str:
+    """Return one sentence about an error that nobody foresaw, or that the system raised.
+
+    >>> describe_unexpected(ValueError("shapes"))
+    'ValueError: shapes; the same command with --debug shows where.'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        ours = LesionKerasError(
+            "A file cannot be read or written",
+            where=str(error.filename or ""),
+            found=error.strerror.lower(),
+            next_step="make room or give another folder, then the same command goes on "
+            "(--debug shows where)",
+        )
+        return str(ours)
+    first_line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
+    kind = type(error).__name__
+    return f"{kind}: {first_line or 'no text'}; the same command with --debug shows where."

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lesionkeras.errors import DataError
-from lesionkeras.files import write_json
 from tfds_builders.progress import make_progress
 from tfds_builders.raw_files import read_status
 
@@ -58,8 +57,10 @@ class Digests:
     def save(self, folder: Path) -> None:
         """Write the notebook where there is something new; without it files are read again."""
         if self.is_new:
+            partial = folder / f"{NOTEBOOK}.partial"
             with contextlib.suppress(OSError):
-                write_json(folder / NOTEBOOK, self.known)
+                partial.write_text(json.dumps(self.known), encoding="utf-8")
+                partial.replace(folder / NOTEBOOK)
 
 
 def _make_key(path: Path) -> str:

@@ -63,13 +63,7 @@ def evaluate_detections(
     Raises:
         ValueError: The sequences differ in length, or are empty, or a score is not finite.
     """
-    if not all(np.isfinite(found.scores).all() for found in detections):
-        raise ValueError("a score is NaN or infinite: detections cannot be ranked")
-    if not len(truths) == len(detections) == len(patients):
-        raise ValueError(
-            f"{len(truths)} images of truth, {len(detections)} of detections and "
-            f"{len(patients)} patients"
-        )
+    _check(truths, detections, patients)
     matches = match_detections(truths, detections)
     recall_points, precision = compute_precision_recall_curve(matches)
     return {
@@ -94,6 +88,18 @@ def evaluate_detections(
             truths, detections, patients, sizes_px, score_threshold, seed, num_resamples
         ),
     }
+
+
+def _check(
+    truths: Sequence[ImageTruth], detections: Sequence[ImageDetections], patients: Sequence[str]
+) -> None:
+    if not len(truths) == len(detections) == len(patients):
+        raise ValueError(
+            f"{len(truths)} images of truth, {len(detections)} of detections and "
+            f"{len(patients)} patients"
+        )
+    if not all(np.isfinite(found.scores).all() for found in detections):
+        raise ValueError("a score is NaN or infinite: detections cannot be ranked")
 
 
 def _score_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,14 @@ def test_undefined_resamples_are_dropped_and_counted() -> None:
     empty, none = [truths[1]] * 2, found[:1] * 2
     nothing = bootstrap_by_patient(empty, none, ["b", "c"], prepare_map50, num_resamples=50)
     assert np.isnan(nothing.low) and np.isnan(nothing.high) and nothing.num_undefined == 50
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_scores_that_rank_nothing_are_refused(score: float) -> None:
+    truths, found, _ = make_images(3)
+    found[0] = replace(found[0], scores=np.full_like(found[0].scores, score))
+    with pytest.raises(ValueError, match="a score is NaN or infinite"):
+        evaluate_detections(truths, found, ["a", "b", "c"], 0.4, num_resamples=20)
 
 
 def test_one_patient_has_no_interval() -> None:

@@ -86,6 +86,17 @@ def test_a_folder_for_results_is_one(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
+def test_results_replace_no_file_that_they_come_from(tmp_path):
+    check_folder(tmp_path, [str(tmp_path / "patients.csv"), None])
+    with pytest.raises(RunError, match="a file that they are computed from in"):
+        check_folder(tmp_path, [None, str(tmp_path / "new" / ".." / "cases.csv")])
+
+
+def test_no_case_is_no_choice():
+    with pytest.raises(RecipeError, match="--cases names no case"):
+        parse_options("lits", "stored", None, None, " ,")
+
+
 def test_a_table_of_patients(tmp_path):
     table = tmp_path / "patients.csv"
     table.write_text("patient,case\nanna,a_1\nanna,a_2\n")
