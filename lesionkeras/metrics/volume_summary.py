@@ -36,7 +36,8 @@ def summarise(
 
     Returns:
         Of `corrected`: "tumour", "liver", "lesions", "lesion_free", "tumour_burden", and in
-        "num_tumour_alone" how many predictions have tumours but no liver beside them; each score
+        "num_tumour_alone" how many predictions have tumours but no liver beside them where the
+        truth has one, "num_truth_alone" how many truths have none; each score
         is {"value", "low", "high", "num_cases"}, where `num_cases` counts those it exists for and
         the interval is NaN for one patient.  Of `lits`: the organisers' figures under their names,
         and "intervals".
@@ -116,6 +117,7 @@ def _summarise_corrected(cases: Sequence[CaseScores], table: _Table) -> dict[str
             and case.tumour.num_truth < case.liver.num_truth
             for case in cases
         ),
+        "num_truth_alone": sum(case.tumour.num_truth == case.liver.num_truth > 0 for case in cases),
         "tumour_burden": {
             "rmse": table.average(np.square(errors), root=True),
             "max_absolute": max(exist) if exist else UNDEFINED,

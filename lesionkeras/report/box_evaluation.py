@@ -17,7 +17,7 @@ from lesionkeras.metrics.evaluation import evaluate_detections
 from lesionkeras.metrics.froc import Froc, count_froc
 from lesionkeras.metrics.froc_matching import CONVENTIONS, pool_boxes
 from lesionkeras.metrics.froc_summary import CRITERIA, MAIN_CONVENTION
-from lesionkeras.metrics.matches import ImageDetections
+from lesionkeras.metrics.matches import MAX_DETECTIONS, ImageDetections
 from lesionkeras.report.evaluate_page import PAGE_FILE, SCORES_FILE
 from lesionkeras.report.evaluate_tables import write_csv
 from lesionkeras.report.figures import draw_precision_recall, draw_recall_by_size
@@ -253,13 +253,14 @@ def _build_summary(evaluation: BoxEvaluation) -> list[Block]:
     if not evaluation.truth.has_patients and set(evaluation.patients) == set(
         evaluation.truth.patients
     ):
-        of_whom = "(the truth does not name patients: each image counts as one) "
+        of_whom += "(an image whose patient the truth does not name counts as one) "
     return [
         Scores(list_headlines(metrics)),
         Paragraph(
             f"{counts['images']} images {of_whom}with {counts['lesions']} lesions. Precision, "
             "recall and false positives are those of boxes with a score of "
-            f"{metrics['score_threshold']:g} and more at IoU {metrics['iou_threshold']:g}; "
+            f"{metrics['score_threshold']:g} and more at IoU {metrics['iou_threshold']:g}, the "
+            f"{MAX_DETECTIONS} surest of an image and class; "
             "in brackets are 95 % intervals over patients drawn with replacement"
             + ("; one patient has none." if counts["patients"] == 1 else ".")
         ),

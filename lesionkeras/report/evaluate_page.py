@@ -159,12 +159,12 @@ def _build_summary(
     blocks: list[Block] = [Scores(list_headlines(summary)), Paragraph(f"{text} {ABOUT[protocol]}")]
     for case, note in evaluation.notes.items():
         blocks.append(Notice(f"{case}:", f"{note}."))
-    alone = summary.get("num_tumour_alone", 0)
-    if alone:
+    for key, whose in (("num_tumour_alone", "predictions"), ("num_truth_alone", "truths")):
         words = "have tumours and no liver beside them. Scores of the liver and of the burden take "
-        words += "these tumours for the whole liver: of a network that outlines tumours alone they "
-        words += "say nothing."
-        blocks.append(Notice(f"{alone} of {len(cases)} predictions", words))
+        words += "these tumours for the whole liver: where tumours alone are outlined they say "
+        words += "nothing."
+        if summary.get(key, 0):
+            blocks.append(Notice(f"{summary[key]} of {len(cases)} {whose}", words))
     no_liver = [case.case for case in cases if not case.corrected.liver.num_truth]
     if no_liver and protocol == "lits":
         stops = "no liver in the truth: the organisers' program stops at the tumour burden of such "

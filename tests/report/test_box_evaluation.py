@@ -94,7 +94,9 @@ def test_patients_of_a_table_and_none_at_all(tmp_path: Path) -> None:
     alone = box_evaluation.evaluate_boxes(*files, 0.5)
     assert alone.metrics["counts"]["patients"] == 4
     box_evaluation.write_evaluation(tmp_path / "out", alone)
-    assert "does not name patients" in read_page(tmp_path / "out" / "report.html").text
+    assert (
+        "whose patient the truth does not name" in read_page(tmp_path / "out" / "report.html").text
+    )
     given = box_evaluation.evaluate_boxes(*files, 0.5, lambda case: f"p{int(case) // 2}")
     assert given.patients == ("p0", "p0", "p1", "p1")
     assert given.metrics["counts"]["patients"] == 2
@@ -115,9 +117,10 @@ def test_nothing_found_and_no_lesion_still_make_a_page(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_named_by_the_files(tmp_path: Path) -> None:
-    first = box_evaluation.name_folder(tmp_path / "a", tmp_path / "b")
-    assert first == box_evaluation.name_folder(tmp_path / "a", tmp_path / "b")
-    assert first != box_evaluation.name_folder(tmp_path / "b", tmp_path / "a")
+    first = box_evaluation.name_folder(tmp_path / "a", tmp_path / "b", 0.5)
+    assert first == box_evaluation.name_folder(tmp_path / "a", tmp_path / "b", 0.5)
+    assert first != box_evaluation.name_folder(tmp_path / "b", tmp_path / "a", 0.5)
+    assert first != box_evaluation.name_folder(tmp_path / "a", tmp_path / "b", 0.4)
     assert first.parent.name == "runs" and first.name.startswith("evaluate-boxes-")
 
 

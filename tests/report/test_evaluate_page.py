@@ -49,6 +49,10 @@ def test_masks_of_tumours_alone_are_told_of(tmp_path):
     assert told["liver Dice"].endswith("; 1 predictions have tumours alone")
     page = (tmp_path / "report.html").read_text()
     assert "1 of 2 predictions" in page and "have tumours and no liver beside them" in page
+    assert summary["num_truth_alone"] == 0 and "truths" not in page
+    evaluator.add("both", "p3", alone, prediction, SPACING_MM)
+    write_evaluation(tmp_path, "corrected", Evaluation(evaluator, {}))
+    assert "1 of 3 truths" in (tmp_path / "report.html").read_text()
 
 
 def read_csv(path):

@@ -114,7 +114,7 @@ def test_lesions_are_found_as_boxes(
     ((names, view),) = asked
     assert names == ["train"] and view.box_convention == convention
     assert (view.image_size_px, view.pixel_mm) == (SIDE, 0.75)
-    out = run / f"boxes-{data_set}-x"
+    out = run / "-".join([f"boxes-{data_set}-x", *words[1:]])
     predictions = json.loads((out / "predictions.json").read_text())
     truth = json.loads((out / "truth.json").read_text())
     assert [each["image_id"] for each in predictions] == list(range(COUNT - 1))
