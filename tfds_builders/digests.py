@@ -28,7 +28,7 @@ class Digests:
         self.known: dict[str, str] = {}
         self.is_new = False
         for folder in folders:
-            with contextlib.suppress(OSError, ValueError):  # a damaged one costs time, no more
+            with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: read again
                 self.known |= json.loads((folder / NOTEBOOK).read_text(encoding="utf-8"))
 
     def digest(self, files: Sequence[Path]) -> list[str]:
