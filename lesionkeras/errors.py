@@ -57,7 +57,7 @@ def describe_unexpected(error: Exception) -> str:
             "A file cannot be read or written",
             where=str(error.filename or ""),
             found=error.strerror.lower(),
-            next_step="make room or give another folder, then the same command goes on "
+            next_step="see that it is there, may be used and has room, then repeat the command "
             "(--debug shows where)",
         )
         return str(ours)

@@ -202,8 +202,9 @@ def test_run_main_hands_the_words_on_and_ends_well(monkeypatch):
         (
             FileNotFoundError(2, "No such file or directory", "a.png"),
             2,
-            "A file cannot be read or written in a.png: found no such file or directory; make room "
-            "or give another folder, then the same command goes on (--debug shows where).\n",
+            "A file cannot be read or written in a.png: found no such file or directory; see "
+            "that it is there, may be used and has room, then repeat the command (--debug shows "
+            "where).\n",
         ),
         (
             ValueError("shapes\ndiffer"),

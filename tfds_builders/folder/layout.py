@@ -299,13 +299,15 @@ def _merge_boxes(images: list[BoxImage]) -> tuple[list[BoxImage], str]:
 def _leave_out_foreign(images: list[BoxImage]) -> tuple[list[BoxImage], str]:
     """Leave neighbours out that are another patient's: numbers run through patients, too."""
     owners = {image.file: image.patient for image in images}
+
+    def keep(name: str, patient: str) -> str:
+        return name if owners.get(name, patient) == patient else ""
+
     own = [
         replace(
             image,
-            previous=image.previous
-            if owners.get(image.previous, image.patient) == image.patient
-            else "",
-            next=image.next if owners.get(image.next, image.patient) == image.patient else "",
+            previous=keep(image.previous, image.patient),
+            next=keep(image.next, image.patient),
         )
         for image in images
     ]
