@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         raise RecipeError(
             "--out is missing", found=f"{len(runs)} --run", wanted="a folder for what they found"
         )
+    segmenter_boxes.check_convention(arguments.convention)
     segmenters = [segmenter_boxes.load_segmenter(run) for run in runs]
     if arguments.pixel_mm:
         pixel_mm = arguments.pixel_mm

@@ -59,6 +59,8 @@ class MaskFile:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return _open_member(archive, archive.getinfo(self.member))
+        except CtError:
+            raise
         except _ZIP_DAMAGE as error:
             raise CtError(
                 "damaged", "A zip cannot be read", where=self.where, next_step=COPY_AGAIN
@@ -73,7 +75,14 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
     is deflated once more, as zip programs do, is unzipped once here.
     """
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("encrypted, or packed by another method")
+        raise CtError(
+            "damaged",
+            "A zip cannot be unpacked",
+            where=f"{archive.filename}/{info.filename}",
+            found="it encrypted" if info.flag_bits & 1 else f"method {info.compress_type}",
+            wanted="members stored or deflated",
+            next_step="unpack it and give the folder",
+        )
     file = archive.fp
     assert file is not None
     file.seek(info.header_offset)

@@ -167,10 +167,7 @@ def open_images(
             not known.
         DataError: A split is damaged or has no lesions.
     """
-    if convention not in ("", *CONVENTIONS):
-        raise RecipeError(
-            "--convention cannot be read", found=convention, wanted=" or ".join(CONVENTIONS)
-        )
+    check_convention(convention)
     name = builder.info.name
     convention = convention or find_stored(name)
     views = [_describe_view(segmenter.recipe.data, convention) for segmenter in segmenters]
@@ -193,6 +190,14 @@ def open_images(
         )
     rows = np.stack([used, np.zeros_like(used)], axis=1)
     return tuple(Split(pooled[view], rows) for view in views)
+
+
+def check_convention(convention: str) -> None:
+    """Raise RecipeError unless `open_images` knows the convention."""
+    if convention not in ("", *CONVENTIONS):
+        raise RecipeError(
+            "--convention cannot be read", found=convention, wanted=" or ".join(CONVENTIONS)
+        )
 
 
 def _describe(data: SegmentationDataConfig) -> str:

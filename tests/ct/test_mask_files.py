@@ -101,7 +101,16 @@ def test_a_zip_that_is_none_or_packed_otherwise(tmp_path):
         f"A zip cannot be read in {no_zip}; copy the file from its source again.",
     )
     other = write_zip(tmp_path / "lzma.zip", "a.nii", method=zipfile.ZIP_LZMA)
-    assert say(list_masks(other)[0].open)[0] == "damaged"
+    assert say(list_masks(other)[0].open) == (
+        "damaged",
+        f"A zip cannot be unpacked in {other}/a.nii: found method 14, wanted members stored or "
+        "deflated; unpack it and give the folder.",
+    )
+    data = bytearray(write_zip(tmp_path / "secret.zip", "a.nii").read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1  # as a zip with a password says it
+    (tmp_path / "secret.zip").write_bytes(data)
+    with pytest.raises(CtError, match="found it encrypted, wanted"):
+        list_masks(tmp_path / "secret.zip")[0].open()
 
 
 def test_nothing_there(tmp_path):

@@ -143,6 +143,8 @@ def test_of_a_data_set_that_was_trained_on_those_held_out_are_used(run, asked):
             open_images("lits", seen)
     with pytest.raises(RecipeError, match="--convention cannot be read: found wide"):
         open_images("deeplesion", segmenter, "wide")
+    with pytest.raises(RecipeError, match="--convention cannot be read: found wide"):  # first
+        find_boxes.main(["--run", "nowhere", "--data", "deeplesion/x", "--convention", "wide"])
 
 
 def test_of_whom_the_first_weights_were_trained_on_none_is_used(run, asked):
