@@ -19,7 +19,7 @@ from lesionkeras.metrics.froc_matching import CONVENTIONS, pool_boxes
 from lesionkeras.metrics.froc_summary import CRITERIA, MAIN_CONVENTION
 from lesionkeras.metrics.matches import MAX_DETECTIONS, ImageDetections
 from lesionkeras.report.evaluate_page import PAGE_FILE, SCORES_FILE
-from lesionkeras.report.evaluate_tables import write_csv
+from lesionkeras.report.evaluate_tables import MAX_SHOWN_ROWS, write_csv
 from lesionkeras.report.figures import draw_precision_recall, draw_recall_by_size
 from lesionkeras.report.froc_blocks import build_froc, build_p2_table, format_score, format_value
 from lesionkeras.report.page import (
@@ -33,7 +33,6 @@ from lesionkeras.report.page import (
 )
 
 IMAGES_FILE, LESIONS_FILE, FROC_FILE = "images.csv", "lesions.csv", "froc.csv"
-MAX_SHOWN_ROWS = 500  # of the page's table of lesions; the CSV has all
 # What is said first: key of the metrics, name.
 HEADLINES = (
     ("map50", "mAP50"),

@@ -12,7 +12,12 @@ from typing import Any
 from lesionkeras.files import write_json
 from lesionkeras.metrics.scores import Lesion
 from lesionkeras.metrics.volumes import ScoredCase, compare_protocols
-from lesionkeras.report.evaluate_tables import list_case_rows, list_lesion_rows, write_csv
+from lesionkeras.report.evaluate_tables import (
+    list_case_rows,
+    list_lesion_rows,
+    pick_shown_rows,
+    write_csv,
+)
 from lesionkeras.report.mask_evaluation import Evaluation, ScoringOptions
 from lesionkeras.report.page import (
     Block,
@@ -200,6 +205,8 @@ def _build_sections(
         ("num_found_0.5", "found > .5"),
         ("false_positive_mm3", "false positive mm3"),
     ]
+    lesions = pick_shown_rows(lesion_rows)
+    told = "" if len(lesions) == len(lesion_rows) else f"{len(lesions)}, the largest, of "
     shown = ["kind", "number", "volume_mm3", "num_components", "dice", "iou", "found", "found_half"]
     return [
         *sections,
@@ -208,10 +215,10 @@ def _build_sections(
             "Each lesion",
             [
                 _build_rows(
-                    lesion_rows,
+                    lesions,
                     [("case", "case"), *((name, name.replace("_", " ")) for name in shown)],
-                    f"All columns: {LESIONS_FILE}.",
-                    f"{len(lesion_rows)} lesions and false components",
+                    f"All columns and rows: {LESIONS_FILE}.",
+                    f"{told}{len(lesion_rows)} lesions and false components",
                 )
             ],
         ),

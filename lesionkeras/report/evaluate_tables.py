@@ -14,6 +14,8 @@ from lesionkeras.files import write_bytes
 from lesionkeras.metrics.scores import CaseScores, ObjectScores
 from lesionkeras.metrics.volumes import ScoredCase
 
+MAX_SHOWN_ROWS = 2000  # of a page's table of lesions; the CSV has all
+
 
 def list_case_rows(
     cases: Sequence[ScoredCase], protocol: str, predictions: Mapping[str, str]
@@ -80,6 +82,19 @@ def list_lesion_rows(cases: Sequence[ScoredCase], protocol: str) -> list[dict[st
             place = {"centroid_k": z, "centroid_j": y, "centroid_i": x}
             rows.append({"case": case.case, "patient": case.patient} | row | place)
     return rows
+
+
+def pick_shown_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Picks what a page can show of a per-lesion table: lesions first, then the largest others.
+
+    Args:
+        rows: Of `list_lesion_rows`.
+
+    Returns:
+        At most MAX_SHOWN_ROWS, in their order.
+    """
+    ranks = [(row["kind"] != "lesion", -row["volume_mm3"], place) for place, row in enumerate(rows)]
+    return [rows[place] for place in sorted(place for *_, place in sorted(ranks)[:MAX_SHOWN_ROWS])]
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from lesionkeras.report.evaluate_page import (
     name_folder,
     write_evaluation,
 )
+from lesionkeras.report.evaluate_tables import pick_shown_rows
 from lesionkeras.report.mask_evaluation import Evaluation, ScoringOptions
 
 SPACING_MM = (5.0, 2.0, 0.5)
@@ -116,6 +117,23 @@ def test_the_page_shows_scores_cases_and_where_protocols_differ(evaluation, tmp_
     assert cells[place - 1 : place + 3] == ["&lt;free&gt;", "tumour Dice", "0.0000", "none"]
     assert cells[cells.index("above 0") + 1 : cells.index("above 0") + 4] == ["3", "1", "2"]
     assert cells[cells.index("cases without one: no liver in the truth") + 1] == "0"
+
+
+def test_a_page_shows_lesions_and_the_largest_others(evaluation, tmp_path, monkeypatch):
+    """Of thousands of false components it would be too long to open."""
+    monkeypatch.setattr("lesionkeras.report.evaluate_tables.MAX_SHOWN_ROWS", 5)
+    write_evaluation(tmp_path, "corrected", evaluation)
+    page = (tmp_path / "report.html").read_text()
+    told = re.findall(r"[^>]*lesions and false components", page)
+    assert told == ["5, the largest, of 6 lesions and false components"]
+    assert len(read_csv(tmp_path / "lesions.csv")) == 6
+
+
+def test_lesions_are_shown_before_larger_false_components(monkeypatch):
+    monkeypatch.setattr("lesionkeras.report.evaluate_tables.MAX_SHOWN_ROWS", 3)
+    kinds = (("false component", 9.0), ("lesion", 1.0), ("false component", 3.0), ("lesion", 2.0))
+    rows = [{"kind": kind, "volume_mm3": volume} for kind, volume in kinds]
+    assert pick_shown_rows(rows) == [rows[0], rows[1], rows[3]]
 
 
 def test_a_case_taken_for_a_patient_is_not_called_one(evaluation, tmp_path):
