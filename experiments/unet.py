@@ -23,12 +23,13 @@ P4_VALUES |= {"optimizer.name": "adam", "optimizer.learning_rate": 1e-4}
 P4_VALUES |= {"optimizer.schedule": "constant", "optimizer.warmup_fraction": 0.0}
 P4_VALUES |= {"optimizer.ema_momentum": 0.0, "inference.flips": False}
 P4_VALUES |= {"postprocess.largest_liver": False, "postprocess.tumour_inside_liver": False}
-# P5, 3.2 to 3.6; gamma, brightness for "intensity scaling", a window for "standardize intensity"
-# (ImageNet's weights scale from 0 to 1); patience and radius are ours.
+# P5, 3.2 to 3.6; contrast is "intensity scaling", about the window's centre, a window "standardize
+# intensity" (ImageNet's weights scale from 0 to 1); factors, patience and radius are ours.
 P5_VALUES = P4_VALUES | {"data.image_size_px": 128, "data.normalisation": "window"}
 P5_VALUES |= {"data.validation_fraction": 0.2, "train.validate_every_epochs": 1}
 P5_VALUES |= {"augment.mode": "online", "augment.crop_size_px": 0, "augment.noise_std": 0.0}
 P5_VALUES |= {"augment.scale": (1.0, 1.0), "augment.translate_fraction": 0.0}
+P5_VALUES |= {"augment.contrast": 0.2, "augment.brightness": 0.0, "augment.gamma": (1.0, 1.0)}
 P5_VALUES |= {"loss.dice_weight": 0.0, "loss.tversky_weight": 1.0, "train.epochs": 20}
 P5_VALUES |= {"optimizer.schedule": "plateau", "postprocess.closing_mm": 2.0}
 P5_VALUES |= {"train.cpu_budget_s": 0.0, "train.batch_size": 16}

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from lesionkeras.config import PostprocessConfig
+from lesionkeras.errors import RecipeError
 from lesionkeras.inference.necks import cut_necks
 
 BACKGROUND, LIVER, TUMOUR = 0, 1, 2
@@ -38,7 +39,7 @@ class Step:
 
     title: str
     field: str
-    apply: Callable[[np.ndarray, np.ndarray, Spacing, PostprocessConfig], np.ndarray]
+    apply: Callable[[np.ndarray, Any, Spacing, PostprocessConfig], np.ndarray]
     tried: float | bool  # the field's value where a report tries a step that the recipe leaves out
     is_by_slice: bool = False  # works within each slice, so that slices need not make a volume
 
@@ -255,19 +256,29 @@ STEPS = (
 
 
 def postprocess(
-    mask: np.ndarray, tumour_prob: np.ndarray, spacing_mm: Spacing, config: PostprocessConfig
+    mask: np.ndarray, tumour_prob: np.ndarray | None, spacing_mm: Spacing, config: PostprocessConfig
 ) -> np.ndarray:
     """Do the steps that a recipe asks for, in their order.
 
     Args:
         mask: uint8 [z, y, x]; not changed.
-        tumour_prob: float [z, y, x], the tumour's probability.
+        tumour_prob: float [z, y, x], the tumour's probability; None where it is not known.
         spacing_mm: Of a voxel, z, y and x.
         config: Which steps, and how far.
 
     Returns:
         uint8 [z, y, x].
+
+    Raises:
+        RecipeError: The probability is not known, and a step asks for it.
     """
+    if tumour_prob is None and config.min_lesion_peak:
+        raise RecipeError(
+            "Lesions whose probabilities are not known have no peak",
+            where="postprocess.min_lesion_peak",
+            found=f"{config.min_lesion_peak:g} and no tumour_prob",
+            wanted="the probabilities, or 0",
+        )
     for step in STEPS:
         if getattr(config, step.field):
             mask = step.apply(mask, tumour_prob, spacing_mm, config)

@@ -159,6 +159,33 @@ def convolve(x: Any, channels: int, norm: str, name: str, use_bias: bool | None 
     return keras.layers.ReLU(name=f"{name}_relu")(normalise(x, norm, f"{name}_norm"))
 
 
+@keras.saving.register_keras_serializable("lesionkeras")
+class BilinearUpsampling(keras.layers.UpSampling2D):
+    """Doubles both sides of [B, H, W, C], bilinearly; edges are repeated.
+
+    Keras' own compares the sides of an image, and so cannot be traced where they are not known yet.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs | {"size": 2, "interpolation": "bilinear"})
+
+    def call(self, inputs: Any) -> Any:
+        """Return [B, 2 H, 2 W, C]."""
+        return _double_side(_double_side(inputs, 1), 2)
+
+
+def _double_side(x: Any, axis: int) -> Any:
+    """Return [B, H, W, C] with a side doubled: three quarters of a pixel, one of the next to it."""
+    padding = [(int(place == axis),) * 2 for place in range(4)]
+    padded = keras.ops.pad(x, padding, mode="symmetric")
+    before = padded[(slice(None),) * axis + (slice(None, -2),)]
+    after = padded[(slice(None),) * axis + (slice(2, None),)]
+    halves = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
+    sides = list(keras.ops.shape(x))
+    sides[axis] *= 2
+    return keras.ops.reshape(keras.ops.stack(halves, axis + 1), sides)
+
+
 def upsample(x: Any, channels: int, upsampling: str, name: str) -> Any:
     """Double the sides of [B, H, W, C] and change its channels.
 
@@ -177,7 +204,8 @@ def upsample(x: Any, channels: int, upsampling: str, name: str) -> Any:
             channels, 2, strides=2, kernel_initializer="he_normal", name=name
         )(x)
     x = keras.layers.Conv2D(channels, 1, kernel_initializer="he_normal", name=name)(x)
-    return keras.layers.UpSampling2D(2, interpolation=upsampling, name=f"{name}_{upsampling}")(x)
+    layer = BilinearUpsampling if upsampling == "bilinear" else keras.layers.UpSampling2D
+    return layer(name=f"{name}_{upsampling}")(x)
 
 
 def predict(x: Any, head: str, name: str, kernel_px: int = 1) -> Any:

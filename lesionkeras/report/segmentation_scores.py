@@ -33,6 +33,7 @@ from lesionkeras.metrics.volumes import VolumeEvaluator
 from lesionkeras.models.fast import fold_norms
 from lesionkeras.report.segmentation_limits import OVERLAP_NAMES, blank_structure, keep_overlap
 from lesionkeras.segmentation_losses import segmentation_loss
+from lesionkeras.training.segmenter import find_monitor
 
 STRUCTURES = {"tumour": 2, "liver": 1}  # and the least label that belongs to it
 OBJECT_NAMES = ("voe", "rvd", "assd_mm", "rmsd_mm", "msd_mm")
@@ -107,7 +108,7 @@ class SliceScores:
             words = f"mean over {len(values)} slices at {self._side_px} px"
             rows.append(
                 {
-                    "definition": f"{words}, a slice empty in both scores 1",
+                    "definition": f"{words} without post-processing, one empty in both scores 1",
                     "target": name,
                     **dict(zip(SLICE_NAMES, means, strict=True)),
                     "image_size_px": self._side_px,
@@ -297,12 +298,16 @@ def make_validation(
 
     Returns:
         From a network to its mean Dice of tumour and liver over volumes that have them (0 where
-        none has), without post-processing, and, for a plateau, its loss; or None.
+        none has; of a head of one structure that one), without post-processing, and, for a
+        plateau, its loss; or None.
     """
     if split is None:
         return None
     plain = replace(recipe, inference=replace(recipe.inference, flips=False))
     predictors: dict[int, Any] = {}
+    known = [find_monitor(recipe).removeprefix("val_").removesuffix("_dice")]
+    if recipe.model.head != "binary":
+        known = list(STRUCTURES)
 
     def validate(model: keras.Model) -> dict[str, float]:
         if id(model) not in predictors:
@@ -311,7 +316,7 @@ def make_validation(
         scores = StepScores("", PostprocessConfig(), True)
         for volume in segment_volumes(predictors[id(model)], split, plain):
             scores.add(volume, volume.mask)
-        found = {f"{name}_dice": _mean(values) for name, values in scores.dice.items()}
+        found = {f"{name}_dice": _mean(scores.dice[name]) for name in known}
         found = {name: 0.0 if math.isnan(value) else value for name, value in found.items()}
         if recipe.optimizer.schedule == "plateau":
             found["loss"] = compute_loss(model, split, recipe)

@@ -77,7 +77,7 @@ P5_RECIPE: dict[str, PaperValue] = {
     "data.held_out_fraction": PaperValue((0.2,), "20 % of the data set", "3.4"),
     "augment.flip_left_right": PaperValue((True,), "flips", "3.3"),
     "augment.flip_up_down": PaperValue((True,), "flips", "3.3"),
-    "augment.gamma": PaperValue(lambda span: span[0] < span[1], "intensity scaling", "3.3"),
+    "augment.contrast": PaperValue(bool, "intensity scaling", "3.3"),
     "loss.tversky_weight": PaperValue((1.0,), "Tversky loss", "3.2"),
     "loss.tversky_alpha": PaperValue((0.7,), "0.7 on false positives", "3.2"),
     "loss.tversky_beta": PaperValue((0.3,), "0.3 on false negatives", "3.2"),

@@ -47,7 +47,8 @@ def test_papers_say_what_they_say():
         assert p5.model.head == "binary" and p5.data.slices == 1  # 3.1.1: a binary mask
         # 3.3: "rotations, flips, and intensity scaling", nothing else
         assert p5.augment.flip_left_right and p5.augment.flip_up_down
-        assert p5.augment.brightness > 0 and p5.augment.gamma[0] < 1 < p5.augment.gamma[1]
+        assert p5.augment.contrast > 0 and p5.augment.gamma == (1, 1)
+        assert p5.augment.brightness == p5.augment.sharpness == 0
         assert p5.augment.noise_std == p5.augment.translate_fraction == p5.augment.crop_size_px == 0
     for module in MODULES.values():
         p4 = module.RECIPES["p4"]

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from lesionkeras.config import PostprocessConfig
+from lesionkeras.errors import RecipeError
 from lesionkeras.inference.postprocess import (
     STEPS,
     close_slices,
@@ -129,6 +130,14 @@ def test_faint_tumours_go_by_their_highest_probability():
     assert show(drop_faint_tumours(parse("2.22"), prob[:1, :, :4], 0.5)) == ["..22"]
     config = choose(0.0, False, False, False, 0.0, peak=0.85)
     assert show(postprocess(mask, prob, SPACING, config)) == ["12.111...", ".2......."]
+
+
+def test_masks_alone_go_through_all_steps_but_that_of_the_peak():
+    mask, config = parse("12.1.2"), replace(OFF, tumour_inside_liver=True, min_lesion_peak=0.85)
+    with pytest.raises(RecipeError, match=r"min_lesion_peak: found 0\.85 and no tumour_prob, wa"):
+        postprocess(mask, None, SPACING, config)
+    alone = postprocess(mask, None, SPACING, replace(config, min_lesion_peak=0.0))
+    assert show(alone) == ["12.1.."]
 
 
 def test_steps_come_in_their_order():

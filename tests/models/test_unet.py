@@ -8,9 +8,11 @@ import tensorflow as tf
 from lesionkeras.config import UNetConfig
 from lesionkeras.errors import RecipeError
 from lesionkeras.models import build, check_size, inference_model
+from lesionkeras.models.blocks import UPSAMPLINGS, BilinearUpsampling
 from tests.models import segmenter_harness as harness
 
 SMALL = UNetConfig(base_channels=8, depth=4)
+SIZES = (32, 32), (48, 24), (16, 40)
 
 
 def count_by_hand(in_channels, num_logits, norm):
@@ -149,6 +151,27 @@ def test_size_that_does_not_divide():
     assert unknown(np.zeros((2, 64, 72, 3), np.float32)).shape[:3] == (2, 64, 72)
     with pytest.raises(tf.errors.InvalidArgumentError, match="cells of 8 px"):
         unknown(np.zeros((1, 100, 64, 3), np.float32))
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
+def test_one_network_takes_images_of_two_sizes(upsampling):
+    """From the second size on, Keras traces it for sides that it does not know."""
+    model = build(replace(SMALL, upsampling=upsampling))
+    images = [np.random.default_rng(0).random((1, *size, 3), np.float32) for size in SIZES]
+    for image in images:
+        found = model.predict(image, verbose=0)
+        np.testing.assert_allclose(found, model(image), rtol=1e-4, atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="cells of 8 px"):
+        model.predict(np.zeros((1, 28, 20, 3), np.float32), verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_bilinear_upsampling_is_as_keras_does_it(dtype):
+    image = np.random.default_rng(0).random((2, 3, 1, 4), np.float32)
+    theirs = keras.layers.UpSampling2D(2, interpolation="bilinear")(image)
+    ours = BilinearUpsampling(dtype=dtype)(image)
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours, theirs, atol=1e-6 if dtype == "float32" else 1e-3)
 
 
 @pytest.mark.parametrize("upsampling", ["transpose", "bilinear"])

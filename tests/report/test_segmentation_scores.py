@@ -6,6 +6,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from lesionkeras.config import PostprocessConfig, UNetConfig
 from lesionkeras.ct.nifti import read_nifti
@@ -241,6 +242,20 @@ def test_validation_scores_volumes_and_a_plateau_gets_its_loss():
     plateau = replace(RECIPE, optimizer=replace(RECIPE.optimizer, schedule="plateau"))
     found = make_validation(split, plateau)(read_labels)
     assert found["loss"] == pytest.approx(compute_loss(read_labels, split, plateau))
+
+
+@pytest.mark.parametrize("target", ["tumour", "liver"])
+def test_validation_of_one_structure_says_nothing_of_the_other(target):
+    split, _ = make_split()
+    model, loss = replace(RECIPE.model, head="binary"), replace(RECIPE.loss, target=target)
+
+    def belongs(image, training=False):
+        first = {"tumour": 2, "liver": 1}[target]
+        others, own = read_labels(image)[..., :first], read_labels(image)[..., first:]
+        return ops.max(own, -1, keepdims=True) - ops.max(others, -1, keepdims=True)
+
+    scores = make_validation(split, replace(RECIPE, model=model, loss=loss))(belongs)
+    assert list(scores) == [f"{target}_dice"] and scores[f"{target}_dice"] > 0.85
 
 
 def test_validation_without_any_tumour_found_or_there_is_zero():
