@@ -4,7 +4,8 @@
 
 Source: Lin et al. 2017, Focal Loss for Dense Object Detection.  Costs: 20 minutes on two cores.
 Differs: `default` is narrow, learns from crops and starts at stride 4; `paper` is the authors'
-network and schedule, with anchors from 16 px as lesions need them.
+network and schedule, with anchors from 16 px as lesions need them; `p2` is that on the data and
+for the epochs of P2's Faster R-CNN.
 Data: the liver phantom, or DeepLesion by --data deeplesion/liver.
 """
 
@@ -33,10 +34,14 @@ PAPER |= {"augment.noise_std": 0.0, "augment.translate_fraction": 0.0, "augment.
 PAPER |= {"augment.flip_up_down": False, "model.anchors.strides_px": (8, 16, 32, 64, 128)}
 PAPER |= {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.nesterov": False}
 PAPER |= {"train.batch_size": 16, "train.images_per_epoch": 0, "decode.iou_threshold": 0.5}
+P2 = PAPER | {"name": "p2", "augment.mode": "none", "train.epochs": 150}
+P2 |= {"data.window_hu": (-175.0, 275.0)}  # of the liver: P2 gives none
+P2 |= {"data.validation_split": "", "data.validation_fraction": 0.165}  # 1,660 / 329: P2, 5.2
 RECIPES = {
     "default": DEFAULT,
     "ct": override(DEFAULT, CT_VALUES),
     "paper": override(RetinaNetRecipe(), PAPER),
+    "p2": override(RetinaNetRecipe(), P2),
 }
 SMOKE = COMMON_SMOKE | {"train.batch_size": 8, "train.images_per_epoch": 16}
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.alpha": "0.25:0.75"}

@@ -44,18 +44,26 @@ def select_hard_negatives(negative_loss: Any, num_wanted: Any) -> Any:
     """Return a float32 mask of the highest-loss negatives of a batch.
 
     Args:
-        negative_loss: float32 [B, A], static shape, below 0 where an anchor is no negative.
+        negative_loss: float32 [B, A], below 0 where an anchor is no negative; B need not be known
+            while TensorFlow traces.
         num_wanted: float32 scalar; more than MAX_HARD_NEGATIVES are cut.
 
     Returns:
         float32 [B, A] of 0 and 1; ties go to the lower image, then the lower anchor.
     """
     flat = ops.reshape(negative_loss, (-1,))
-    most = min(flat.shape[0], MAX_HARD_NEGATIVES)
+    most = MAX_HARD_NEGATIVES
+    if flat.shape[0] is None:
+        flat = ops.pad(flat, ((0, most),), constant_values=-1.0)  # so that there are as many
+    else:
+        most = min(flat.shape[0], most)
     values, order = ops.top_k(flat, most)  # ties by index
     is_first = ops.arange(most) < ops.cast(num_wanted, "int32")
     chosen = ops.cast(ops.logical_and(is_first, values >= 0.0), "float32")
-    return ops.reshape(ops.scatter(order[:, None], chosen, flat.shape), negative_loss.shape)
+    chosen = ops.scatter(order[:, None], chosen, ops.shape(flat))
+    if negative_loss.shape[0] is None:
+        chosen = chosen[:-most]
+    return ops.reshape(chosen, (-1, negative_loss.shape[1]))
 
 
 def multibox_loss(

@@ -79,7 +79,8 @@ CONVENTIONS = {
             interpolates=True,
             max_detections=0,
             mean_over=(0.5, 1.0, 2.0, 4.0),  # MULAN (Yan et al. 2019), Table 1
-            source="Yan et al. 2018 (3DCE) and 2019 (MULAN): their FROC and sens_at_FP",
+            source="Yan et al. 2018 (3DCE) and 2019 (MULAN): their FROC and sens_at_FP, without "
+            "the pixel that their IoU adds to every side",
         ),
         Convention(
             "nndetection",

@@ -21,6 +21,7 @@ import keras
 from keras import ops
 
 from lesionkeras.boxes.overlap import clip_boxes, compute_area
+from lesionkeras.boxes.targets import fix_rows
 from lesionkeras.config import BaselineCNNConfig, BaselineCNNRecipe, DecodeConfig
 from lesionkeras.errors import RecipeError
 from lesionkeras.models.blocks import check_side
@@ -144,6 +145,7 @@ class BaselineCNN(PredictsDetections, keras.Model):
         training: bool = True,
     ) -> Any:
         """Return the mean squared error of the boxes of images with a lesion, float32 scalar."""
+        y = fix_rows(y)
         boxes = ops.cast(y["boxes"], "float32")
         area = ops.where(ops.convert_to_tensor(y["classes"]) >= 0, compute_area(boxes, ops), 0.0)
         largest = ops.argmax(area, axis=1)[:, None, None]

@@ -24,6 +24,7 @@ from lesionkeras.boxes.overlap import clip_boxes, compute_area
 from lesionkeras.boxes.roi_align import align_rois
 from lesionkeras.boxes.sampling import match_proposals, sample_rows
 from lesionkeras.boxes.suppression import select_detections
+from lesionkeras.boxes.targets import fix_rows
 from lesionkeras.config import (
     DecodeConfig,
     FasterRCNNConfig,
@@ -181,7 +182,7 @@ class FasterRCNN(FromSettings, keras.Model):
     ) -> Any:
         """Return the sum of both stages' losses, a float32 scalar; static shapes throughout."""
         height_px, width_px = x.shape[1], x.shape[2]
-        weights, match = self.loss_config, self.match
+        weights, match, y = self.loss_config, self.match, fix_rows(y)
         first = self._compute_rpn_loss(self.anchors(height_px, width_px), y, y_pred)
         proposals = self.propose(y_pred, height_px, width_px)
         # True boxes too (torchvision's and Detectron's): else nothing is positive at the start.

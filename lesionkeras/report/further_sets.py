@@ -18,13 +18,14 @@ Evaluate = Callable[[Findings], dict[str, Any]]
 Detect = Callable[[Any], dict[str, Any]]
 
 
-def name_predictions(data_set: str) -> str:
-    """Return the name of the file of a further data set's detections.
+def name_files(data_set: str) -> tuple[str, str]:
+    """Return the names of the files of a further data set's detections and of their truth.
 
-    >>> name_predictions("deeplesion/liver")
-    'predictions-deeplesion-liver.json'
+    >>> name_files("deeplesion/liver")
+    ('predictions-deeplesion-liver.json', 'truth-deeplesion-liver.json')
     """
-    return f"predictions-{data_set.replace('/', '-')}.json"
+    name = data_set.replace("/", "-")
+    return f"predictions-{name}.json", f"truth-{name}.json"
 
 
 def _evaluate_both(
@@ -52,7 +53,7 @@ def measure_further(
         detect: From `inference.detect.make_detector`.
         splits: Of the run.
         recipe: Of the run.
-        directory: Where predictions-NAME.json are written.
+        directory: Where predictions-NAME.json and truth-NAME.json are written.
         found: On the run's own test split.
         evaluate: From findings to scores, at the run's score threshold.
 
@@ -69,7 +70,9 @@ def measure_further(
     for name, split in splits.further.items():
         with Counter(f"Testing {name}") as progress:
             there = detect_split(detect, split, recipe, progress)
-        write_json(directory.path / name_predictions(name), there.to_coco())
+        predictions, truth = name_files(name)
+        write_json(directory.path / predictions, there.to_coco())
+        write_json(directory.path / truth, there.to_coco_truth())
         metrics["test_sets"][name] = _evaluate_both(there, split, recipe, evaluate)
     return metrics
 

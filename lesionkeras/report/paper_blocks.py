@@ -16,9 +16,9 @@ from lesionkeras.report.page import Block, Paragraph, Table
 from lesionkeras.report.tables import (
     P1_TABLE_1,
     P1_TABLE_1_SOURCE,
-    PAPER_RECIPES,
     SCORES,
     agrees_with,
+    find_paper,
 )
 
 
@@ -140,7 +140,7 @@ def describe_recipe(
         values: Its fields by path.
         experiment: Whose recipe it is ("ssd").
     """
-    paper, says = PAPER_RECIPES.get(experiment, ("", {}))
+    paper, says = find_paper(experiment, values)
     differing, rows = [], []
     for path, value in values.items():
         agrees = agrees_with(says, path, value)

@@ -111,10 +111,17 @@ P2_ONE_BOX_RECIPE: dict[str, PaperValue] = {
     "data.image_size_px": PaperValue((512,), "512x512x3", "3"),
     "data.protocol": PaperValue(("p2",), "1,989/179/203 of the text-mined list", "3"),
     "optimizer.name": PaperValue(("adam",), "Adam", "4.1.1"),
-    "optimizer.learning_rate": PaperValue((0.003, 0.0001), "0.003; with VGG16 0.0001", "5.1.1"),
-    "train.batch_size": PaperValue((8, 1), "8; with VGG16 1", "5.1.1"),
-    "train.epochs": PaperValue((150, 70), "150; with VGG16 70", "5.1.3"),
-    "model.dropout": PaperValue((0.0, 0.05), "none; with VGG16 0.05", "4.1.2 and 5.1.1"),
+    "optimizer.learning_rate": PaperValue((0.003,), "0.003", "5.1.1"),
+    "train.batch_size": PaperValue((8,), "8", "5.1.1"),
+    "train.epochs": PaperValue((150,), "150", "5.1.3"),
+    "model.dropout": PaperValue((0.0,), "none", "4.1.2"),
+}
+# What it says of "the transfer learning model", whether VGG16 stands before it or beside the image.
+P2_VGG_RECIPE = P2_ONE_BOX_RECIPE | {
+    "optimizer.learning_rate": PaperValue((0.0001,), "0.0001 with VGG16", "5.1.1"),
+    "train.batch_size": PaperValue((1,), "1 with VGG16", "5.1.1"),
+    "train.epochs": PaperValue((70,), "70 with VGG16", "5.1.3"),
+    "model.dropout": PaperValue((0.05,), "0.05 with VGG16", "5.1.1"),
     "model.vgg_block": PaperValue((2, 3, 4), "block 2, 3 or 4", "4.2"),
 }
 P2_FASTER_RCNN_RECIPE: dict[str, PaperValue] = {
@@ -128,12 +135,23 @@ P2_FASTER_RCNN_RECIPE: dict[str, PaperValue] = {
     "match.rpn.positive_iou": PaperValue((0.7,), "IoU above 0.7", "4.3"),
     "train.epochs": PaperValue((150,), "150", "5.2"),
 }
-# Experiment to the paper that it follows and what that says of its fields.
-PAPER_RECIPES: dict[str, tuple[str, dict[str, PaperValue]]] = {
-    "ssd": ("P1", P1_RECIPE),
-    "baseline_cnn": ("P2", P2_ONE_BOX_RECIPE),
-    "faster_rcnn": ("P2", P2_FASTER_RCNN_RECIPE),
-}
+
+
+def find_paper(experiment: str, values: Mapping[str, Any]) -> tuple[str, dict[str, PaperValue]]:
+    """Returns the paper that an experiment follows and what that says of its fields.
+
+    Args:
+        experiment: Whose recipe it is ("ssd").
+        values: The recipe's fields by path.
+
+    >>> find_paper("baseline_cnn", {"model.frontend": "vgg16"})[1]["train.batch_size"].said
+    '1 with VGG16'
+    """
+    if experiment == "baseline_cnn":
+        is_plain = values.get("model.frontend", "none") == "none"
+        return "P2", P2_ONE_BOX_RECIPE if is_plain else P2_VGG_RECIPE
+    found = {"ssd": ("P1", P1_RECIPE), "faster_rcnn": ("P2", P2_FASTER_RCNN_RECIPE)}
+    return found.get(experiment, ("", {}))
 
 
 def agrees_with(said: Mapping[str, PaperValue], path: str, value: Any) -> bool | None:

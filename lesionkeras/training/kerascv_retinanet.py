@@ -195,10 +195,12 @@ def _make_easy_batch(recipe: RetinaNetRecipe) -> tuple[Any, dict[str, Any]]:
             low = np.array([quarter % 2, quarter // 2]) * side_px / 2
             is_inside = (anchors[:, :2] >= low) & (anchors[:, 2:] <= low + side_px / 2)
             inside = anchors[is_inside.all(axis=1)]
-            if len(inside):
-                box = inside[random.integers(len(inside))]
-                shift = random.uniform(-0.05, 0.05, 4) * np.tile(box[2:] - box[:2], 2)
-                boxes[i, quarter], classes[i, quarter] = (box + shift).clip(0, side_px), 0
+            if not len(inside):  # of a small image: the anchor about its middle
+                from_middle = (anchors[:, :2] + anchors[:, 2:]) / 2 - low - side_px / 4
+                inside = anchors[[np.abs(from_middle).max(axis=1).argmin()]]
+            box = inside[random.integers(len(inside))]
+            shift = random.uniform(-0.05, 0.05, 4) * np.tile(box[2:] - box[:2], 2)
+            boxes[i, quarter], classes[i, quarter] = (box + shift).clip(0, side_px), 0
     image_unit = random.random((batch, side_px, side_px, 3), np.float32)
     targets = {"boxes": tf.constant(boxes), "classes": tf.constant(classes)}
     return keras.ops.convert_to_tensor(image_unit), targets

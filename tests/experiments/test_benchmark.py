@@ -104,8 +104,9 @@ def test_detectors_run_beside_kerascv(tmp_path: Path, capsys: pytest.CaptureFixt
         assert list(row["images_per_s"]) == [f"LesionKeras {name}", "KerasCV RetinaNet"]
         ours, peer = row["images_per_s"].values()
         assert ours["median"] > 0 and row["ratio"] == ours["median"] / peer["median"]
-    ours, peer = map(float, re.findall(r"\d+\.\d+", report["notes"][0]))
-    assert ours == pytest.approx(peer, rel=1e-3) and ours > 0
+    (note,) = [note for note in report["notes"] if "with the same weights" in note]
+    ours, peer = map(float, re.findall(r"\d+\.\d+", note))
+    assert ours == pytest.approx(peer, rel=1e-3) and ours > 0.1
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from lesionkeras.boxes.overlap import compute_iou
@@ -52,6 +53,34 @@ def check_lesion_free(model: Any, case: harness.NetworkCase) -> None:
     assert all(np.isfinite(np.asarray(v)).all() for v in model.variables)
     found = model.detect(case.image_unit)
     assert all(np.isfinite(np.asarray(value)).all() for value in found.values())
+
+
+def _change_rows(targets: dict[str, Any], count: int, rows: int) -> dict[str, Any]:
+    """The ground truth of the first images with other padding; no lesion is among 0 rows."""
+    boxes, classes = np.zeros((count, rows, 4), np.float32), np.full((count, rows), -1, np.int32)
+    kept = min(rows, targets["boxes"].shape[1])
+    boxes[:, :kept], classes[:, :kept] = (
+        targets["boxes"][:count, :kept],
+        targets["classes"][:count, :kept],
+    )
+    return {"boxes": boxes, "classes": classes}
+
+
+def check_fit(model: Any, case: harness.NetworkCase) -> None:
+    """Keras' own loops take any number of images and of rows, and a smaller batch at the end."""
+    image_unit, targets = case.image_unit, case.targets
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    measure = lambda y: model.evaluate(image_unit, y, batch_size=2, verbose=0, return_dict=True)  # noqa: E731
+    wanted = measure(targets)["loss"]
+    for rows in (7, 5):
+        found = measure(_change_rows(targets, len(image_unit), rows))["loss"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 100 rows"):
+        measure(_change_rows(targets, len(image_unit), 101))
+    for count, rows in ((3, 3), (2, 0), (3, 6)):
+        changed = _change_rows(targets, count, rows)
+        history = model.fit(image_unit[:count], changed, batch_size=2, verbose=0).history
+        assert np.isfinite(list(history.values())).all()
 
 
 def check_detections(found: dict[str, Any], batch: int, rows: int, side_px: int) -> None:

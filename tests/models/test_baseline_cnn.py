@@ -230,3 +230,8 @@ def test_learns_one_real_slice(real_data, frontend):
     config = replace(FRONTENDS[frontend], channels=(8, 8, 8, 8), train_vgg=False, dropout=0.0)
     recipe = replace(make_recipe(config), data=DataConfig(image_size_px=128))
     detector_harness.check_learns_one_real_slice(recipe, real_data, steps=1000, below=1e-3)
+
+
+def test_keras_own_loops_take_any_batch():
+    case = make_case()
+    detector_harness.check_fit(case.build_seeded(), case)

@@ -365,3 +365,8 @@ def test_frozen_norms_want_weights():
     )
     check_detector(RECIPE)
     check_detector(replace(recipe, model=replace(recipe.model, weights="imagenet")))
+
+
+def test_keras_own_loops_take_any_batch():
+    case = make_case(4)
+    detector_harness.check_fit(case.build_seeded(), case)

@@ -220,3 +220,8 @@ def test_a_stride_without_a_map():
         with pytest.raises(RecipeError) as caught:
             function()
         assert str(caught.value) == wanted
+
+
+def test_keras_own_loops_take_any_batch():
+    case = make_case(4)
+    detector_harness.check_fit(case.build_seeded(), case)

@@ -14,7 +14,7 @@ from lesionkeras.ct.png16 import to_hu
 from lesionkeras.ct.window import resize_hu_graph, window_numpy
 from lesionkeras.errors import RecipeError
 from lesionkeras.models.ssd import build_ssd
-from tests.models import harness
+from tests.models import detector_harness, harness
 
 SMALL = SSDConfig(
     extra_channels=(16, 16, 16),
@@ -317,3 +317,8 @@ def test_learns_one_real_slice(real_data):
     found = model.detect(image_unit[None])
     assert compute_iou(np.asarray(found["boxes"])[0, :1], box[None])[0, 0] > 0.8
     assert found["scores"][0, 0] > 0.5
+
+
+def test_keras_own_loops_take_any_batch():
+    case = make_case(4)
+    detector_harness.check_fit(case.build_seeded(), case)

@@ -60,6 +60,8 @@ def test_both_sets_in_both_conventions(tmp_path):
     np.testing.assert_allclose(wide["found"][0], [[40 - half, 30 - half, 40 + half, 30 + half]])
     written = json.loads((tmp_path / "predictions-deeplesion-liver.json").read_text())
     assert len(written) == 3 and written[2]["bbox"] == [30, 20, 20, 20]
+    truth = json.loads((tmp_path / "truth-deeplesion-liver.json").read_text())
+    assert len(truth["images"]) == 3 and len(truth["annotations"]) == 6
 
 
 def test_nothing_is_measured_that_nobody_asked_for(tmp_path):
