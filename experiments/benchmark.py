@@ -24,7 +24,7 @@ from lesionkeras.config import SSDRecipe
 from lesionkeras.files import write_json
 from lesionkeras.training import benchmark as shared
 
-SMOKE = {"data.image_size_px": "64", "train.batch_size": "2"}
+SMOKE = {"data.image_size_px": "128", "train.batch_size": "2"}
 
 
 def detection(recipe: SSDRecipe, steps: int, repeats: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lesionkeras.config import (
     RetinaNetRecipe,
     TrainConfig,
 )
+from lesionkeras.errors import RecipeError
 from lesionkeras.models.backbones import build_kerascv_resnet, build_resnet
 from lesionkeras.models.retinanet import RetinaNet
 from lesionkeras.training.optimizers import build_optimizer
@@ -184,7 +185,11 @@ def _to_yxhw(array: np.ndarray) -> np.ndarray:
 
 
 def _make_easy_batch(recipe: RetinaNetRecipe) -> tuple[Any, dict[str, Any]]:
-    """A random image each, and a lesion in each quarter that is nearly an anchor."""
+    """A random image each, and a lesion in each quarter that is nearly an anchor.
+
+    Raises:
+        RecipeError: Images are too small for that.
+    """
     side_px, batch = recipe.data.image_size_px, recipe.train.batch_size
     random = np.random.default_rng(recipe.train.seed)
     anchors = make_anchors(recipe.model.anchors, side_px, side_px)
@@ -195,9 +200,13 @@ def _make_easy_batch(recipe: RetinaNetRecipe) -> tuple[Any, dict[str, Any]]:
             low = np.array([quarter % 2, quarter // 2]) * side_px / 2
             is_inside = (anchors[:, :2] >= low) & (anchors[:, 2:] <= low + side_px / 2)
             inside = anchors[is_inside.all(axis=1)]
-            if not len(inside):  # of a small image: the anchor about its middle
-                from_middle = (anchors[:, :2] + anchors[:, 2:]) / 2 - low - side_px / 4
-                inside = anchors[[np.abs(from_middle).max(axis=1).argmin()]]
+            if not len(inside):  # losses of images without a lesion would show little
+                raise RecipeError(
+                    "No anchor fits into a quarter of an image",
+                    where="data.image_size_px",
+                    found=str(side_px),
+                    wanted="128 or more",
+                )
             box = inside[random.integers(len(inside))]
             shift = random.uniform(-0.05, 0.05, 4) * np.tile(box[2:] - box[:2], 2)
             boxes[i, quarter], classes[i, quarter] = (box + shift).clip(0, side_px), 0

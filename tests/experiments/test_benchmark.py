@@ -77,7 +77,7 @@ def test_sizes_reach_the_segmentation_benchmark(monkeypatch: pytest.MonkeyPatch)
     assert [words[1:] for words in given] == [
         (2, 5, 512, 64, (1, 8)),
         (2, 3, 96, 64, (1, 8)),
-        (1, 1, 64, 8, (1, 2)),
+        (1, 1, 128, 8, (1, 2)),
     ]
     with pytest.raises(RecipeError, match=r"found 100, wanted a positive multiple of 32 "):
         benchmark.main(["segmentation", "--image-size", "100"])
