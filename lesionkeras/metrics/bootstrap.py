@@ -222,11 +222,16 @@ def _mean_precision(
         num_truth = weights @ of_class.num_truth[0]
         has_truth = num_truth > 0
         places = range(of_class.matched.shape[1]) if threshold_idx is None else threshold_idx
+        seen, unseen = None, np.zeros(0, bool)
         for place in places:
             matched, ignored = of_class.matched[0, place], of_class.ignored[0, place]
-            curve, _ = compute_curve(
-                of_detection * (matched & ~ignored), of_detection * (~matched & ~ignored), num_truth
-            )
+            if seen is None or (ignored != unseen).any():
+                seen, unseen = np.cumsum(of_detection * ~ignored, axis=-1), ignored
+            # Precision is highest where something is right: all else counts at the next such place.
+            right = np.flatnonzero(matched & ~ignored)
+            true = of_detection[:, right]
+            wrong = seen[:, right] - np.cumsum(true, axis=-1)
+            curve, _ = compute_curve(true, np.diff(wrong, axis=-1, prepend=0.0), num_truth)
             total += np.where(has_truth, curve.mean(axis=-1), 0.0)
             defined += has_truth
     return np.divide(total, defined, out=np.full(len(weights), np.nan), where=defined > 0)
