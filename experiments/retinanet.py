@@ -17,26 +17,22 @@ from lesionkeras.cli import RunOptions, parse, run_main
 from lesionkeras.config import CT_VALUES, AnchorConfig, RetinaNetConfig, RetinaNetRecipe
 from lesionkeras.recipe import override
 
-DEFAULT = RetinaNetRecipe(
-    model=RetinaNetConfig(
-        backbone="resnet34",
-        pyramid_channels=64,
-        head_convs=2,
-        norm="group",
-        anchors=AnchorConfig(),  # the SSD's: strides 4 to 32
-    )
+ANCHORS = AnchorConfig()  # the SSD's: strides 4 to 32
+NARROW = RetinaNetConfig(
+    "resnet34", pyramid_channels=64, head_convs=2, norm="group", anchors=ANCHORS
 )
+DEFAULT = RetinaNetRecipe(model=NARROW)
 # Lin 2017, 4.1: left-right flips alone; SGD, here without decay and with a cosine for two steps
 PAPER: dict[str, object] = {"name": "paper", "data.image_size_px": 512, "model.weights": "imagenet"}
-PAPER |= {"model.coarse_from": "c5"}
 PAPER |= {"augment.crop_size_px": 0, "augment.brightness": 0.0, "augment.gamma": (1.0, 1.0)}
 PAPER |= {"augment.noise_std": 0.0, "augment.translate_fraction": 0.0, "augment.scale": (1.0, 1.0)}
-PAPER |= {"augment.flip_up_down": False, "model.anchors.strides_px": (8, 16, 32, 64, 128)}
+PAPER |= {"augment.flip_up_down": False, "model.coarse_from": "c5"}
+PAPER |= {"model.anchors.strides_px": (8, 16, 32, 64, 128)}
 PAPER |= {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.nesterov": False}
 PAPER |= {"train.batch_size": 16, "train.images_per_epoch": 0, "decode.iou_threshold": 0.5}
-P2 = PAPER | {"name": "p2", "augment.mode": "none", "train.epochs": 150}
-P2 |= {"data.window_hu": (-175.0, 275.0)}  # of the liver: P2 gives none
-P2 |= {"data.validation_split": "", "data.validation_fraction": 0.165}  # 1,660 / 329: P2, 5.2
+P2 = PAPER | {"name": "p2", "augment.mode": "none", "train.epochs": 150}  # as faster_rcnn's
+P2["data.window_hu"] = -175.0, 275.0  # of the liver: P2 gives none
+P2 |= {"data.validation_split": "", "data.validation_fraction": 0.165}
 RECIPES = {
     "default": DEFAULT,
     "ct": override(DEFAULT, CT_VALUES),
@@ -44,6 +40,7 @@ RECIPES = {
     "p2": override(RetinaNetRecipe(), P2),
 }
 SMOKE = COMMON_SMOKE | {"train.batch_size": 8, "train.images_per_epoch": 16}
+SMOKE["data.image_size_px"] = 128
 SPACE = {"optimizer.learning_rate": "3e-4:3e-3:log", "loss.alpha": "0.25:0.75"}
 
 
