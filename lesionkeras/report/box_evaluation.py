@@ -18,6 +18,7 @@ from lesionkeras.metrics.froc import Froc, count_froc
 from lesionkeras.metrics.froc_matching import CONVENTIONS, pool_boxes
 from lesionkeras.metrics.froc_summary import CRITERIA, MAIN_CONVENTION
 from lesionkeras.metrics.matches import MAX_DETECTIONS, ImageDetections
+from lesionkeras.report.console import Counter
 from lesionkeras.report.evaluate_page import PAGE_FILE, SCORES_FILE
 from lesionkeras.report.evaluate_tables import MAX_SHOWN_ROWS, write_csv
 from lesionkeras.report.figures import draw_precision_recall, draw_recall_by_size
@@ -103,9 +104,15 @@ def evaluate_boxes(
     if find_patient is not None:
         patients = tuple(find_patient(str(image_id)) for image_id in truth.image_ids)
     detections = read_results(detections_file, truth)
-    metrics = evaluate_detections(
-        truth.truths, detections, patients, score_threshold, sizes_px=truth.sizes_px
-    )
+    with Counter("Scoring, per cent") as progress:
+        metrics = evaluate_detections(
+            truth.truths,
+            detections,
+            patients,
+            score_threshold,
+            sizes_px=truth.sizes_px,
+            progress=progress,
+        )
     return BoxEvaluation(truth, patients, metrics, _count(truth, detections))
 
 

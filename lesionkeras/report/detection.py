@@ -237,14 +237,16 @@ def measure(run: DetectionRun, model: Detector, best_epoch: int) -> dict[str, An
     write_json(run.directory.predictions.with_name(TRUTH_FILE), found.to_coco_truth())
 
     def evaluate(seen: Findings) -> dict[str, Any]:
-        return evaluate_detections(
-            seen.truths,
-            seen.detections,
-            seen.patients,
-            threshold,
-            seed=recipe.train.seed,
-            sizes_px=np.array(seen.sizes_px).reshape(-1, 2),
-        )
+        with Counter("Scoring, per cent") as progress:
+            return evaluate_detections(
+                seen.truths,
+                seen.detections,
+                seen.patients,
+                threshold,
+                seed=recipe.train.seed,
+                sizes_px=np.array(seen.sizes_px).reshape(-1, 2),
+                progress=progress,
+            )
 
     metrics = evaluate(found)
     metrics |= measure_further(detect, splits, recipe, run.directory, found, evaluate)

@@ -125,6 +125,16 @@ def test_scores_that_rank_nothing_are_refused(score: float) -> None:
         evaluate_detections(truths, found, ["a", "b", "c"], 0.4, num_resamples=20)
 
 
+def test_scoring_says_how_far_it_is() -> None:
+    truths, found, _ = make_images(3)
+    told: list[tuple[int, int]] = []
+    evaluate_detections(
+        truths, found, ["a", "b", "b"], 0.4, num_resamples=20, progress=lambda *at: told.append(at)
+    )
+    shares = [done / total for done, total in told]
+    assert shares == sorted(shares) and 0 < shares[0] < 0.5 < shares[-1] < 1
+
+
 def test_one_patient_has_no_interval() -> None:
     """Not one without width: nothing says how others would differ."""
     truths, found, _ = make_images(3)
