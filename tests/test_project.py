@@ -138,7 +138,10 @@ def find_commands(page):
     return [line.split("#")[0].strip() for line in lines]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/detection.md", "docs/outlining.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_of_the_pages_exist(page):
     known = [*start.list_experiments(), "test"]
     commands = find_commands(page)
@@ -156,9 +159,9 @@ def test_readme_has_the_two_commands():
 
 
 def find_flags():
-    """(experiment, flag) of every command in the README."""
+    """(experiment, flag) of every command in the pages."""
     found = set()
-    for line in find_commands("README.md"):
+    for line in [line for page in PAGES for line in find_commands(page)]:
         match = re.search(r"(?:start\.py |-m experiments\.)(\w+)(.*)", line)
         if match and match.group(1) != "test":
             found |= {(match.group(1), flag) for flag in re.findall(r"--[\w-]+", match.group(2))}
@@ -173,14 +176,15 @@ def read_help(name):
 
 
 @pytest.mark.parametrize(("name", "flag"), find_flags())
-def test_flags_of_the_readme_are_in_the_help(name, flag):
+def test_flags_of_the_pages_are_in_the_help(name, flag):
     assert re.search(rf"{flag}\b", read_help(name)), read_help(name)
 
 
 def test_links_of_the_pages_lead_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for page in (*PAGES, "CHANGELOG.md"):
         for target in re.findall(r"\]\(([^)#]+)", read(page)):
-            assert target.startswith("https://") or (ROOT / target).exists(), f"{page}: {target}"
+            known = target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists()
+            assert known, f"{page}: {target}"
 
 
 def test_ci_is_the_readmes_test_command():
