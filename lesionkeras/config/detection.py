@@ -93,6 +93,8 @@ class SSDConfig:
     top_down_channels: int = 64  # 0: plain SSD as in P1; else coarse maps are added to fine ones
     head_channels: int = 64  # 0: heads are one 3x3 convolution, as in SSD; else one more before it
     prior_prob: float = 0.01  # of a lesion at an anchor, at the start
+    freeze_norm: bool = later(False)  # the backbone's batch norms keep the weights' statistics
+    frozen_stages: int = later(0)  # of the backbone's four, from the image on, not trained
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
 
 

@@ -29,7 +29,9 @@ from lesionkeras.models.backbones import (
     STRIDES_PX,
     SymmetricConv2D,
     build_resnet,
+    check_freeze,
     check_strides,
+    freeze,
 )
 from lesionkeras.models.detector import FromSettings
 from lesionkeras.models.input_scaling import scale_input
@@ -110,15 +112,16 @@ def _heads(x: Any, stride: int, config: SSDConfig) -> tuple[Any, Any]:
 
 
 def check_ssd(recipe: SSDRecipe) -> None:
-    """Check that the classes' prior is possible and that every anchor stride has a map.
+    """Check that the classes' prior is possible, anchors have maps, frozen norms something to keep.
 
     Args:
         recipe: Of an SSD.
 
     Raises:
-        RecipeError: It is not, or one has none.
+        RecipeError: It is not, one has none, or there are no weights.
     """
     _check(recipe.model)
+    check_freeze(recipe.model)
 
 
 def _check(config: SSDConfig) -> None:
@@ -138,7 +141,9 @@ def _check(config: SSDConfig) -> None:
 def _network(config: SSDConfig) -> tuple[Any, dict[str, Any]]:
     _check(config)
     image_unit = keras.Input((None, None, 3), name="image_unit")
-    outputs = build_resnet(config.backbone)(scale_input(image_unit, config.input_scaling))
+    resnet = build_resnet(config.backbone)
+    freeze(resnet, config.freeze_norm, config.frozen_stages)
+    outputs = resnet(scale_input(image_unit, config.input_scaling))
     maps = dict(zip(STRIDES_PX, outputs, strict=True)) | _extra_maps(outputs[-1], config)
     strides = config.anchors.strides_px
     maps = {s: m for s, m in maps.items() if s >= min(strides)}

@@ -85,6 +85,7 @@ def test_network_is_the_same_from_its_config(config):
             {"model.prior_prob": "0.5", "model.num_classes": "2"},
             "The classes together",
         ),
+        (SSDRecipe(), {"model.freeze_norm": "true"}, "Frozen norms keep the statistics"),
         (RetinaNetRecipe(), {"model.anchors.strides_px": "2"}, "An anchor stride has no map"),
         (RetinaNetRecipe(), {"model.freeze_norm": "true"}, "Frozen norms keep the statistics"),
         (FasterRCNNRecipe(), {"model.pyramid_channels": "0"}, "An anchor stride has no map"),

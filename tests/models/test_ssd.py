@@ -1,4 +1,5 @@
 import csv
+import re
 from dataclasses import replace
 
 import cv2
@@ -180,6 +181,8 @@ def test_config_round_trip():
         top_down_channels=0,
         head_channels=0,
         prior_prob=0.03,
+        freeze_norm=True,
+        frozen_stages=2,
         anchors=AnchorConfig((16, 64), 3.5, (1.0, 1.25, 1.5), (0.75,)),
     )
     match = MatchConfig(0.6, 0.3, (0.1, 0.15, 0.25, 0.3))
@@ -263,6 +266,17 @@ def catch(**changes):
     with pytest.raises(RecipeError) as caught:
         build_ssd(replace(SMALL, **changes))
     return str(caught.value)
+
+
+def test_frozen_stages_and_norms_are_not_trained():
+    def list_trained(**changes):
+        variables = build_ssd(replace(SMALL, **changes)).trainable_variables
+        return {variable.path.split("/")[-2] for variable in variables}
+
+    every, frozen = list_trained(), list_trained(freeze_norm=True, frozen_stages=3)
+    backbone = {name for name in frozen if re.match("conv1|v2_stack", name)}
+    assert backbone and all(re.match(r"v2_stack_3.*_conv$", name) for name in backbone)
+    assert {name for name in every - frozen if not re.match("conv1|v2_stack", name)} == set()
 
 
 def test_unknown_input_scaling():
