@@ -32,7 +32,7 @@ PAPER |= {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "optimizer.n
 PAPER |= {"train.batch_size": 16, "train.images_per_epoch": 0, "decode.iou_threshold": 0.5}
 P2 = PAPER | {"name": "p2", "augment.mode": "none", "train.epochs": 150}  # as faster_rcnn's
 P2["data.window_hu"] = -175.0, 275.0  # of the liver: P2 gives none
-P2 |= {"data.validation_split": "", "data.validation_fraction": 0.165}
+P2 |= {"data.validation_split": "", "data.validation_fraction": 0.165}  # 1,660 / 329: P2, 5.2
 RECIPES = {
     "default": DEFAULT,
     "ct": override(DEFAULT, CT_VALUES),
