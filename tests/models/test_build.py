@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -103,11 +104,16 @@ def test_vgg16_has_no_norms_that_could_be_frozen():
 
 
 def test_predict_gives_detections():
-    """Batch by batch what `detect` gives, and no raw outputs."""
+    """Batch by batch what `detect` gives, and no raw outputs.
+
+    Boxes to a hundredth of a pixel: corners of an untrained network lie hundreds of pixels outside
+    the image, and how a batch's sums are ordered moves them by ten-thousandths.
+    """
+    keras.utils.set_random_seed(0)
     recipe = override(BaselineCNNRecipe(), {"data.image_size_px": "32"})
     model = build_detector(recipe)
     image_unit = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
     found, wanted = model.predict(image_unit, batch_size=2, verbose=0), model.detect(image_unit)
     assert set(found) == {"boxes", "scores", "classes", "num_detections"}
     for name, value in found.items():
-        np.testing.assert_allclose(value, wanted[name], atol=1e-4)
+        np.testing.assert_allclose(value, wanted[name], atol=1e-2 if name == "boxes" else 0)
