@@ -98,15 +98,23 @@ def _draw_outlines(
 
 
 def _find_view(shown: np.ndarray, pixel_y: float, pixel_x: float) -> tuple[float, ...]:
-    """Left, right, top, bottom in mm of a square about what is shown; all of it if nothing is."""
+    """Left, right, top, bottom in mm of a square about what is shown; all of it if nothing is.
+
+    The square lies inside the image where it fits.
+    """
     shown = shown if shown.any() else np.ones_like(shown)
     spans = []
     for axis, length in ((0, pixel_x), (1, pixel_y)):
         at = np.flatnonzero(shown.any(axis=axis))
         spans.append((at[0] * length, (at[-1] + 1) * length))
     side = max(LEAST_VIEW_MM, *(high - low for low, high in spans)) + 2 * MARGIN_MM
-    middles = [(low + high) / 2 for low, high in spans]
-    return tuple(middle + half for middle in middles for half in (-side / 2, side / 2))
+    edges, extents = [], (shown.shape[1] * pixel_x, shown.shape[0] * pixel_y)
+    for (low, high), extent in zip(spans, extents, strict=True):
+        middle = (low + high) / 2
+        if side <= extent:
+            middle = min(max(middle, side / 2), extent - side / 2)
+        edges += [middle - side / 2, middle + side / 2]
+    return tuple(edges)
 
 
 def _add_contour_legend(figure: Figure) -> None:

@@ -45,9 +45,11 @@ def test_view_is_a_square_in_millimetres_about_what_is_shown() -> None:
     left, right, top, bottom = _find_view(shown, 2.0, 1.0)
     assert (left, right) == (50 - 92, 50 + 92) and (top, bottom) == (100 - 92, 100 + 92)
     shown[:] = False
-    shown[10, 20] = True  # one pixel is seen with its surroundings
-    left, right, top, bottom = _find_view(shown, 2.0, 1.0)
-    assert right - left == bottom - top == 84 and (left + right) / 2 == 20.5
+    shown[50, 45] = True  # one pixel is seen with its surroundings
+    assert _find_view(shown, 2.0, 1.0) == (45.5 - 42, 45.5 + 42, 101 - 42, 101 + 42)
+    shown[:] = False
+    shown[99, 20] = True  # at the border the view lies inside the image
+    assert _find_view(shown, 2.0, 1.0) == (0, 84, 200 - 84, 200)
 
 
 def test_curves_show_what_was_validated() -> None:
