@@ -5,8 +5,8 @@
     python -m experiments.evaluate --detections FILE.json --truth FILE.json
 
 Masks are NIfTI with 0 background, 1 liver, 2 tumour, paired by name or by the last number in it;
-boxes are COCO results and COCO's truth.  OUT gets tables as CSV, scores.json and report.html;
-nothing is written on an error.  `--protocol lits` is the organisers' program; a second a scan.
+boxes are COCO results (several files are fused) and COCO's truth.  OUT gets tables as CSV,
+scores.json and report.html, on an error nothing.  `--protocol lits` is the organisers' program.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def score_boxes(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, 
     from lesionkeras.report import box_evaluation as boxes
     from lesionkeras.report.mask_evaluation import check_folder, read_patients
 
-    score, found = boxes.parse_score(arguments.score), Path(arguments.detections).expanduser()
+    score, found = boxes.parse_score(arguments.score), arguments.detections
     out = Path(arguments.out or boxes.name_folder(truth, found, score)).expanduser()
-    check_folder(out, [arguments.truth, arguments.detections, arguments.patients])
+    check_folder(out, [arguments.truth, *found, arguments.patients])
     whose = read_patients(Path(arguments.patients).expanduser()) if arguments.patients else None
     evaluation = boxes.evaluate_boxes(truth, found, score, whose)
     boxes.write_evaluation(out, evaluation)

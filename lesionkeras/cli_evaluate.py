@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from lesionkeras.cli import make_parser, read_arguments
 from lesionkeras.errors import RecipeError
@@ -10,7 +11,7 @@ from lesionkeras.errors import RecipeError
 # flag, its value's name, default, what it means, what it is for ("" both)
 FLAGS = (
     ("--pred", "DIR", None, "predicted masks: a folder, a zip or a file", ""),
-    ("--detections", "FILE", None, "predicted boxes instead: COCO results as JSON", ""),
+    ("--detections", "FILE", None, "boxes instead: COCO results; several are fused", ""),
     ("--truth", "PATH", None, "true masks like --pred, or true boxes as COCO's JSON", ""),
     ("--protocol", "X", "corrected", "masks: corrected (default) or lits", "masks"),
     ("--geometry", "X", "checked", "masks: checked (default), or stored as arrays lie", "masks"),
@@ -58,6 +59,8 @@ def parse(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
             found=f"{wrong[0]} with {'--detections' if scored == 'boxes' else '--pred'}",
             next_step=f"leave {wrong[0]} out",
         )
+    if arguments.detections:
+        arguments.detections = [Path(file).expanduser() for file in arguments.detections]
     return arguments
 
 
@@ -69,7 +72,8 @@ def build_parser(doc: str) -> argparse.ArgumentParser:
     """
     parser = make_parser("evaluate", doc)
     for flag, metavar, default, meaning, _ in FLAGS:
-        parser.add_argument(flag, metavar=metavar, default=default, help=meaning)
+        action = "append" if flag == "--detections" else "store"
+        parser.add_argument(flag, metavar=metavar, default=default, help=meaning, action=action)
     parser.add_argument(
         "--lits", action="store_true", help="numbers are LiTS': patients and 28 to 47 are known"
     )

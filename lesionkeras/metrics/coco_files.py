@@ -159,6 +159,28 @@ def read_results(path: Path, truth: CocoTruth) -> tuple[ImageDetections, ...]:
     )
 
 
+def list_results(detections: Sequence[ImageDetections], truth: CocoTruth) -> list[dict[str, Any]]:
+    """Return what `read_results` reads: an entry a detection, in the truth's ids.
+
+    Args:
+        detections: One an image of the truth, in its order.
+        truth: Its categories are those of the classes.
+    """
+    names = {number: category for category, number in truth.categories.items()}
+    return [
+        {
+            "image_id": image_id,
+            "category_id": names.get(int(class_id), int(class_id)),
+            "bbox": [float(v) for v in (x1, y1, x2 - x1, y2 - y1)],
+            "score": float(score),
+        }
+        for image_id, found in zip(truth.image_ids, detections, strict=True)
+        for (x1, y1, x2, y2), score, class_id in zip(
+            found.boxes, found.scores, found.classes, strict=True
+        )
+    ]
+
+
 def _read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lesionkeras.errors import RecipeError
+from lesionkeras.boxes.fusion import fuse_boxes
+from lesionkeras.errors import DataError, RecipeError
 from lesionkeras.files import write_json
-from lesionkeras.metrics.coco_files import CocoTruth, read_results, read_truth
+from lesionkeras.metrics.coco_files import CocoTruth, list_results, read_results, read_truth
 from lesionkeras.metrics.evaluation import evaluate_detections
 from lesionkeras.metrics.froc import Froc, count_froc
 from lesionkeras.metrics.froc_matching import CONVENTIONS, pool_boxes
@@ -34,6 +35,7 @@ from lesionkeras.report.page import (
 )
 
 IMAGES_FILE, LESIONS_FILE, FROC_FILE = "images.csv", "lesions.csv", "froc.csv"
+FUSED_FILE = "fused.json"
 # What is said first: key of the metrics, name.
 HEADLINES = (
     ("map50", "mAP50"),
@@ -53,12 +55,14 @@ class BoxEvaluation:
         patients: Who each image is of.
         metrics: As `evaluate_detections` returns them.
         frocs: The main convention's, one a criterion.
+        fused: COCO results, where several detectors were scored as one.
     """
 
     truth: CocoTruth
     patients: tuple[str, ...]
     metrics: Mapping[str, Any]
     frocs: tuple[Froc, ...]
+    fused: Sequence[Mapping[str, Any]] | None = None
 
 
 def parse_score(text: str) -> float:
@@ -84,15 +88,15 @@ def parse_score(text: str) -> float:
 
 def evaluate_boxes(
     truth_file: Path,
-    detections_file: Path,
+    detections_files: Sequence[Path],
     score_threshold: float,
     find_patient: Callable[[str], str] | None = None,
 ) -> BoxEvaluation:
-    """Scores a COCO results file.
+    """Scores a COCO results file, or several detectors' as one by weighted boxes fusion.
 
     Args:
         truth_file: COCO's JSON of the true boxes.
-        detections_file: COCO's JSON of results.
+        detections_files: COCO's JSON of results, one a detector.
         score_threshold: Of precision, recall, false positives and P2's figures.
         find_patient: From an image's id, as text, to its patient; else the truth's own.
 
@@ -103,7 +107,8 @@ def evaluate_boxes(
     patients = truth.patients
     if find_patient is not None:
         patients = tuple(find_patient(str(image_id)) for image_id in truth.image_ids)
-    detections = read_results(detections_file, truth)
+    found = [read_results(file, truth) for file in detections_files]
+    detections = found[0] if len(found) == 1 else _fuse(found, detections_files)
     with Counter("Scoring, per cent") as progress:
         metrics = evaluate_detections(
             truth.truths,
@@ -113,7 +118,32 @@ def evaluate_boxes(
             sizes_px=truth.sizes_px,
             progress=progress,
         )
-    return BoxEvaluation(truth, patients, metrics, _count(truth, detections))
+    fused = list_results(detections, truth) if len(found) > 1 else None
+    return BoxEvaluation(truth, patients, metrics, _count(truth, detections), fused)
+
+
+def _fuse(
+    found: Sequence[Sequence[ImageDetections]], files: Sequence[Path]
+) -> tuple[ImageDetections, ...]:
+    for file, images in zip(files, found, strict=True):
+        scores = np.concatenate([image.scores for image in images])
+        wrong = scores[(scores < 0) | (scores > 1)]
+        if len(wrong):
+            raise DataError(
+                "Scores of several detectors cannot be averaged",
+                where=file.name,
+                found=f"a score of {wrong[0]:g}",
+                wanted="scores in 0..1",
+                next_step="score this file alone, or turn its scores into probabilities",
+            )
+    images = []
+    with Counter("Fusing") as progress:
+        for of_image in zip(*found, strict=True):
+            boxes, sure = [one.boxes for one in of_image], [one.scores for one in of_image]
+            fused = fuse_boxes(boxes, sure, [one.classes for one in of_image])
+            images.append(ImageDetections(*fused))
+            progress(len(images), len(found[0]))
+    return tuple(images)
 
 
 def _count(truth: CocoTruth, detections: Sequence[ImageDetections]) -> tuple[Froc, ...]:
@@ -122,15 +152,16 @@ def _count(truth: CocoTruth, detections: Sequence[ImageDetections]) -> tuple[Fro
     return tuple(count_froc(pooled, convention, criterion) for criterion in CRITERIA)
 
 
-def name_folder(truth: Path, detections: Path, score: float) -> Path:
+def name_folder(truth: Path, detections: Sequence[Path], score: float) -> Path:
     """Names the folder of an evaluation for which none was given: the same for the same files.
 
     Args:
         truth: The file of true boxes.
-        detections: The file of results.
+        detections: The files of results.
         score: From which on a box counts.
     """
-    places = f"{truth.absolute()}\n{detections.absolute()}\n{score:g}"
+    files = "\n".join(str(file.absolute()) for file in (truth, *detections))
+    places = f"{files}\n{score:g}"
     return Path("runs") / f"evaluate-boxes-{hashlib.sha256(places.encode()).hexdigest()[:8]}"
 
 
@@ -212,6 +243,8 @@ def write_evaluation(
 ) -> None:
     """Writes froc.csv, images.csv, lesions.csv, scores.json and report.html into a folder.
 
+    And fused.json, COCO's results, where several detectors were fused.
+
     Args:
         folder: Made if it is not there.
         evaluation: What was scored.
@@ -224,6 +257,8 @@ def write_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in ((FROC_FILE, froc), (IMAGES_FILE, images), (LESIONS_FILE, lesions)):
         write_csv(folder / name, list(rows[0]) if rows else ["image_id", "patient"], rows)
+    if evaluation.fused is not None:
+        write_json(folder / FUSED_FILE, evaluation.fused)
     write_json(folder / SCORES_FILE, metrics)
     write_report(folder / PAGE_FILE, "Boxes scored", _build_summary(evaluation), sections)
 
@@ -263,7 +298,9 @@ def _build_summary(evaluation: BoxEvaluation) -> list[Block]:
     return [
         Scores(list_headlines(metrics)),
         Paragraph(
-            f"{counts['images']} images {of_whom}with {counts['lesions']} lesions. Precision, "
+            f"{counts['images']} images {of_whom}with {counts['lesions']} lesions. "
+            + ("Boxes of several detectors were fused. " if evaluation.fused is not None else "")
+            + "Precision, "
             "recall and false positives are those of boxes with a score of "
             f"{metrics['score_threshold']:g} and more at IoU {metrics['iou_threshold']:g}, the "
             f"{MAX_DETECTIONS} surest of an image and class; "

@@ -19,7 +19,8 @@ Progress = Callable[[int, int], None]
 
 
 # What an evaluation of masks or boxes writes.
-RESULTS = ("cases.csv", "images.csv", "lesions.csv", "froc.csv", "scores.json", "report.html")
+TABLES = ("cases.csv", "images.csv", "lesions.csv", "froc.csv")
+RESULTS = (*TABLES, "fused.json", "scores.json", "report.html")
 
 
 @dataclass(frozen=True)

@@ -336,7 +336,7 @@ def score_boxes(
     out.mkdir(parents=True, exist_ok=True)
     write_json(predictions, results)
     write_json(truth, shown.to_coco_truth())
-    evaluation = evaluate_boxes(truth, predictions, SCORE_THRESHOLD)
+    evaluation = evaluate_boxes(truth, [predictions], SCORE_THRESHOLD)
     view = SSDRecipe(data=replace(_describe_view(segmenter.recipe.data, convention), name=name))
     examples = choose_examples(split, view, results)
     picture = Picture(

@@ -142,6 +142,27 @@ def test_anybodys_boxes_leave_tables_figures_and_a_page(tmp_path):
     assert names == ["froc.csv", "images.csv", "lesions.csv", "report.html", "scores.json"]
 
 
+def test_boxes_of_several_detectors_are_scored_as_one(tmp_path):
+    words = list(map(str, write_boxes(tmp_path)))
+    (tmp_path / "silent.json").write_text("[]")
+    words += ["--detections", str(tmp_path / "silent.json"), "--out", str(tmp_path / "out")]
+    evaluate.main(words)
+    fused = json.loads((tmp_path / "out" / "fused.json").read_text())
+    assert [(box["image_id"], box["bbox"], box["score"]) for box in fused] == [
+        (1, [10, 10, 20, 20], 0.45), (2, [10, 10, 20, 20], 0.45),
+    ]  # fmt: skip
+
+
+def test_what_was_fused_is_not_written_over(tmp_path):
+    from lesionkeras.errors import RunError
+
+    words = list(map(str, write_boxes(tmp_path)))
+    (tmp_path / "found.json").rename(tmp_path / "fused.json")
+    words[1] = str(tmp_path / "fused.json")
+    with pytest.raises(RunError, match="would replace a file that they are computed from"):
+        evaluate.main([*words, "--out", str(tmp_path)])
+
+
 def test_a_runs_own_folder_is_refused(tmp_path):
     from lesionkeras.errors import RunError
 

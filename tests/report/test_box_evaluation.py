@@ -33,11 +33,11 @@ def find(image_id: int, bbox: list[int], score: float) -> dict[str, Any]:
 FOUND = [find(0, A, 0.9), find(0, NOWHERE, 0.6), find(2, SHIFTED, 0.7), find(3, A, 0.2)]
 
 
-def write(folder: Path, found: Any = FOUND, images: Any = IMAGES) -> tuple[Path, Path]:
+def write(folder: Path, found: Any = FOUND, images: Any = IMAGES) -> tuple[Path, list[Path]]:
     truth, detections = folder / "truth.json", folder / "found.json"
     truth.write_text(json.dumps({"images": images, "annotations": ANNOTATIONS}))
     detections.write_text(json.dumps(found))
-    return truth, detections
+    return truth, [detections]
 
 
 @pytest.fixture(scope="module")
@@ -103,24 +103,48 @@ def test_patients_of_a_table_and_none_at_all(tmp_path: Path) -> None:
 
 
 def test_nothing_found_and_no_lesion_still_make_a_page(tmp_path: Path) -> None:
-    truth, found = write(tmp_path, found=[])
-    silent = box_evaluation.evaluate_boxes(truth, found, 0.5)
+    truth, (found,) = write(tmp_path, found=[])
+    silent = box_evaluation.evaluate_boxes(truth, [found], 0.5)
     box_evaluation.write_evaluation(tmp_path / "silent", silent)
     assert "undefined" in read_page(tmp_path / "silent" / "report.html").text
     tree = {"images": IMAGES, "annotations": [], "categories": [{"id": 1}]}
     truth.write_text(json.dumps(tree))
     found.write_text(json.dumps(FOUND))
-    healthy = box_evaluation.evaluate_boxes(truth, found, 0.5)
+    healthy = box_evaluation.evaluate_boxes(truth, [found], 0.5)
     box_evaluation.write_evaluation(tmp_path / "healthy", healthy)
     assert read(tmp_path / "healthy" / "lesions.csv") == []
     assert "Sensitivity at 1 FP" in read_page(tmp_path / "healthy" / "report.html").text
 
 
+def test_several_detectors_are_scored_as_one(tmp_path: Path) -> None:
+    """Both find A, the second B alone: half of their scores' sum, and what is found is kept."""
+    truth, (first,) = write(tmp_path)
+    second = tmp_path / "second.json"
+    second.write_text(json.dumps([find(0, A, 0.5), find(0, B, 0.8)]))
+    fused = box_evaluation.evaluate_boxes(truth, [first, second], 0.35)
+    box_evaluation.write_evaluation(tmp_path / "out", fused)
+    lesions = read(tmp_path / "out" / "lesions.csv")
+    assert [row["score, IoU 0.5"] for row in lesions] == ["0.7", "0.4", ""]
+    assert "Boxes of several detectors were fused" in read_page(tmp_path / "out/report.html").text
+    again = box_evaluation.evaluate_boxes(truth, [tmp_path / "out" / "fused.json"], 0.35)
+    assert again.metrics == fused.metrics
+    assert not again.fused
+
+
+def test_scores_that_cannot_be_averaged_are_named(tmp_path: Path) -> None:
+    truth, (first,) = write(tmp_path)
+    logits = tmp_path / "logits.json"
+    logits.write_text(json.dumps([find(0, A, 2.5)]))
+    with pytest.raises(DataError, match=r"cannot be averaged in logits\.json: found a score"):
+        box_evaluation.evaluate_boxes(truth, [first, logits], 0.5)
+
+
 def test_the_folder_is_named_by_the_files(tmp_path: Path) -> None:
-    first = box_evaluation.name_folder(tmp_path / "a", tmp_path / "b", 0.5)
-    assert first == box_evaluation.name_folder(tmp_path / "a", tmp_path / "b", 0.5)
-    assert first != box_evaluation.name_folder(tmp_path / "b", tmp_path / "a", 0.5)
-    assert first != box_evaluation.name_folder(tmp_path / "a", tmp_path / "b", 0.4)
+    a, b = tmp_path / "a", tmp_path / "b"
+    first = box_evaluation.name_folder(a, [b], 0.5)
+    assert first == box_evaluation.name_folder(a, [b], 0.5)
+    others = (b, [a], 0.5), (a, [b], 0.4), (a, [b, b], 0.5)
+    assert first not in [box_evaluation.name_folder(*other) for other in others]
     assert first.parent.name == "runs" and first.name.startswith("evaluate-boxes-")
 
 
@@ -130,4 +154,4 @@ def test_mistakes_are_said() -> None:
     with pytest.raises(RecipeError, match="--score cannot be read: found 'nan'"):
         box_evaluation.parse_score("nan")
     with pytest.raises(DataError, match="A file cannot be read"):
-        box_evaluation.evaluate_boxes(Path("none.json"), Path("none.json"), 0.5)
+        box_evaluation.evaluate_boxes(Path("none.json"), [Path("none.json")], 0.5)
