@@ -31,6 +31,7 @@ from lesionkeras.report.page import (
     Scores,
     Section,
     Table,
+    format_count,
     write_report,
 )
 
@@ -290,7 +291,7 @@ def _split(score: Mapping[str, Any]) -> tuple[str, str]:
 def _build_summary(evaluation: BoxEvaluation) -> list[Block]:
     metrics = evaluation.metrics
     counts = metrics["counts"]
-    of_whom = f"of {counts['patients']} patients "
+    of_whom = f"of {format_count(counts['patients'], 'patient')} "
     if not evaluation.truth.has_patients and set(evaluation.patients) == set(
         evaluation.truth.patients
     ):
@@ -298,7 +299,8 @@ def _build_summary(evaluation: BoxEvaluation) -> list[Block]:
     return [
         Scores(list_headlines(metrics)),
         Paragraph(
-            f"{counts['images']} images {of_whom}with {counts['lesions']} lesions. "
+            f"{format_count(counts['images'], 'image')} {of_whom}with "
+            f"{format_count(counts['lesions'], 'lesion')}. "
             + ("Boxes of several detectors were fused. " if evaluation.fused is not None else "")
             + "Precision, "
             "recall and false positives are those of boxes with a score of "

@@ -39,6 +39,7 @@ from lesionkeras.report.console import Counter
 from lesionkeras.report.detection_report import write_detection_report
 from lesionkeras.report.figures import MAX_EXAMPLES
 from lesionkeras.report.further_sets import describe_further, measure_further
+from lesionkeras.report.page import format_count
 from lesionkeras.report.paper_blocks import list_at_one
 from lesionkeras.report.train_scores import choose_train_images, measure_train
 from lesionkeras.serving.export import export_detector
@@ -372,5 +373,6 @@ def print_summary(run: DetectionRun, metrics: dict[str, Any]) -> None:
 
     froc = ", ".join(f"{label} {text}" for label, text in list_at_one(metrics["froc"]))
     print(f"Sensitivity at 1 false positive an image: {froc}")
-    measured = f"{counts['images']} test images of {counts['patients']} patients"
+    measured = format_count(counts["images"], "test image")
+    measured += f" of {format_count(counts['patients'], 'patient')}"
     print("Score: " + ", ".join(tell(key) for key in names) + f" on {measured}")

@@ -19,6 +19,7 @@ from lesionkeras.report.page import (
     Scores,
     Section,
     Table,
+    format_count,
     write_report,
 )
 from lesionkeras.report.paper_blocks import (
@@ -213,9 +214,10 @@ def _summarize(
     none = "; one patient has none" if counts["patients"] == 1 else ""
     blocks: list[Block] = [
         Paragraph(
-            f"Measured on {counts['images']} test images of {counts['patients']} patients with "
-            f"{counts['lesions']} lesions. In brackets are 95 % intervals over patients "
-            f"({bootstrap['num_resamples']} resamples{none}); a box is right from IoU "
+            f"Measured on {format_count(counts['images'], 'test image')} of "
+            f"{format_count(counts['patients'], 'patient')} with "
+            f"{format_count(counts['lesions'], 'lesion')}. In brackets are 95 % intervals "
+            f"over patients ({bootstrap['num_resamples']} resamples{none}); a box is right from IoU "
             f"{metrics['iou_threshold']:g} on, and precision, recall and false positives are "
             f"those of detections with a score of {metrics['score_threshold']:.3f} and more"
             f"{chosen}."

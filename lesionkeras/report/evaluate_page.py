@@ -26,6 +26,7 @@ from lesionkeras.report.page import (
     Scores,
     Section,
     Table,
+    format_count,
     write_report,
 )
 
@@ -151,10 +152,10 @@ def _build_summary(
 ) -> list[Block]:
     cases = evaluation.evaluator.cases
     free = sum(not case.corrected.has_lesion for case in cases)
-    whose = f"of {summary['num_patients']} patients"
+    whose = f"of {format_count(summary['num_patients'], 'patient')}"
     if not evaluation.knows_patients:
         whose = "each taken for a patient of its own (--patients says whose they are)"
-    text = f"{len(cases)} cases {whose}, {free} without a lesion."
+    text = f"{format_count(len(cases), 'case')} {whose}, {free} without a lesion."
     asked = [
         f"{name} {value}" + " where a truth says none" * (name == "spacing_mm")
         for name, value in evaluation.given.items()

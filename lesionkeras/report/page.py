@@ -48,6 +48,15 @@ caption,figcaption,.scores span{color:#a9afb7}
 """.strip()
 
 
+def format_count(number: int, what: str) -> str:
+    """Return how many of what there are.
+
+    >>> format_count(1, "patient"), format_count(1200, "slice")
+    ('1 patient', '1,200 slices')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Paragraph:
     """Plain text."""

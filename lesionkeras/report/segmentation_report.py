@@ -23,6 +23,7 @@ from lesionkeras.report.page import (
     Scores,
     Section,
     Table,
+    format_count,
     write_report,
 )
 from lesionkeras.report.segmentation_blocks import (
@@ -167,21 +168,21 @@ def _summarize(metrics: Mapping[str, Any]) -> list[Block]:
         )
     )
     text = (
-        f"Measured in 3-D and at the scans' own resolution on {_count(len(rows), 'held-out scan')} "
-        f"of {_count(len(patients), 'patient')} with {_count(lesions, 'lesion')}, by the corrected "
-        f"protocol. {intervals}"
+        "Measured in 3-D and at the scans' own resolution on "
+        f"{format_count(len(rows), 'held-out scan')} of {format_count(len(patients), 'patient')} "
+        f"with {format_count(lesions, 'lesion')}, by the corrected protocol. {intervals}"
     )
     if scattered:
         text = (
             "Scattered slices: overlap only. What was held out are slices of "
-            f"{_count(len(rows), 'scan')} of {_count(len(patients), 'patient')}, not whole scans: "
-            "surfaces and lesions in three dimensions do not exist, steps of post-processing that "
+            f"{format_count(len(rows), 'scan')} of {format_count(len(patients), 'patient')}, "
+            "not whole scans: surfaces and lesions in three dimensions do not exist, steps of post-processing that "
             f"need a volume were left out, and no mask was written. {intervals}"
         )
     elif without and any(row.get("false_positive_mm3") is not None for row in rows):
         text += (
-            f" {_count(without, 'scan')} without a lesion: the tumour Dice is undefined there and "
-            "in no mean; what was marked on them stands in the table of cases."
+            f" {format_count(without, 'scan')} without a lesion: the tumour Dice is undefined "
+            "there and in no mean; what was marked on them stands in the table of cases."
         )
     tiles: list[tuple[str, Any]] = [
         ("Tumour Dice, mean of cases", mean.get("tumour_dice")),
@@ -195,17 +196,13 @@ def _summarize(metrics: Mapping[str, Any]) -> list[Block]:
     scores = [(name, format_figure(value), format_interval(value)) for name, value in tiles]
     counts = [row["false_components"] for row in rows if row.get("false_components") is not None]
     if counts:
-        false = f"{sum(counts)} on {_count(len(counts), 'scan')}"
+        false = f"{sum(counts)} on {format_count(len(counts), 'scan')}"
         scores.append(("False tumours a scan", f"{sum(counts) / len(counts):.1f}", false))
     blocks: list[Block] = [Paragraph(text), Scores(scores)]
     if metrics.get("leak"):
         warning = str(metrics["leak"])
         blocks.insert(0, Notice(LEAK_TITLE, warning.removeprefix("This split leaks: ")))
     return blocks
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _describe_lesions(metrics: Mapping[str, Any], pictures: Mapping[str, Picture]) -> list[Block]:
@@ -216,7 +213,7 @@ def _describe_lesions(metrics: Mapping[str, Any], pictures: Mapping[str, Picture
 
 def _describe_found(lesions: Sequence[Mapping[str, Any]]) -> str:
     missed = sorted(float(row["volume_mm3"]) for row in lesions if not row["detected"])
-    text = f"{len(lesions) - len(missed)} of {_count(len(lesions), 'lesion')} found."
+    text = f"{len(lesions) - len(missed)} of {format_count(len(lesions), 'lesion')} found."
     if missed:
         text += f" The largest that was not has {missed[-1] / 1000:.2f} ml."
     return text
@@ -237,7 +234,7 @@ def _describe_training(
 
 def _describe_last(log_rows: Sequence[Mapping[str, Any]]) -> str:
     names = {"loss": "training loss", "val_loss": "validation loss"}
-    parts = [f"After {_count(len(log_rows), 'epoch')}"]
+    parts = [f"After {format_count(len(log_rows), 'epoch')}"]
     for key in ("loss", "val_loss", *figures.list_scores(log_rows)):
         filled = [row[key] for row in log_rows if row.get(key) not in (None, "")]
         if filled:
