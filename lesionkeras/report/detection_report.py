@@ -217,8 +217,8 @@ def _summarize(
             f"Measured on {format_count(counts['images'], 'test image')} of "
             f"{format_count(counts['patients'], 'patient')} with "
             f"{format_count(counts['lesions'], 'lesion')}. In brackets are 95 % intervals "
-            f"over patients ({bootstrap['num_resamples']} resamples{none}); a box is right from IoU "
-            f"{metrics['iou_threshold']:g} on, and precision, recall and false positives are "
+            f"over patients ({bootstrap['num_resamples']} resamples{none}); a box is right from "
+            f"IoU {metrics['iou_threshold']:g} on, and precision, recall and false positives are "
             f"those of detections with a score of {metrics['score_threshold']:.3f} and more"
             f"{chosen}."
         ),

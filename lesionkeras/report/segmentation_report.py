@@ -176,8 +176,9 @@ def _summarize(metrics: Mapping[str, Any]) -> list[Block]:
         text = (
             "Scattered slices: overlap only. What was held out are slices of "
             f"{format_count(len(rows), 'scan')} of {format_count(len(patients), 'patient')}, "
-            "not whole scans: surfaces and lesions in three dimensions do not exist, steps of post-processing that "
-            f"need a volume were left out, and no mask was written. {intervals}"
+            "not whole scans: surfaces and lesions in three dimensions do not exist, steps of "
+            "post-processing that need a volume were left out, and no mask was written. "
+            f"{intervals}"
         )
     elif without and any(row.get("false_positive_mm3") is not None for row in rows):
         text += (
