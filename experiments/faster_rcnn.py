@@ -4,7 +4,8 @@
 
 Source: Aluko, Hari, Yakubenko (P2, 4.3, 5.2); Ren et al. 2015.  Costs: an hour on two cores.
 Differs: `default` has a feature pyramid and learns from crops; `p2` as P2 and, where P2 is silent,
-    as Keras-FRCNN, which it ran; RoIAlign in both.  P2's other network: --backbone vgg16.
+    as Keras-FRCNN, which it ran; RoIAlign in both; what is no positive is a negative (Keras-FRCNN
+    leaves out anchors from IoU .3, proposals below .1).  P2's other network: --backbone vgg16.
 Data: the liver phantom, or the data set that is named (all body parts: deeplesion/all).
 """
 
@@ -26,7 +27,8 @@ P2_VALUES |= {"model.anchors.strides_px": (16,), "model.anchors.size_factor": 1.
 P2_VALUES |= {"model.anchors.scales": (1.0, 1.5, 2.0, 3.0, 6.0)}  # 16, 24, 32, 48, 96: P2, 5.2
 P2_VALUES |= {"model.proposals.candidates": 2000, "model.proposals.max_detections": 300}
 P2_VALUES |= {"model.head_channels": 4096, "model.dropout": 0.5}  # of VGG16
-P2_VALUES |= {"model.prior_prob": 0.5, "match.rpn.positive_iou": 0.7}  # P2, 4.3
+P2_VALUES |= {"match.rpn.positive_iou": 0.7, "match.rpn.negative_iou": 0.7}  # P2, 4.3
+P2_VALUES |= {"model.prior_prob": 0.5}
 P2_VALUES |= {"match.sampled_anchors": 256, "match.rpn.variances": (0.25,) * 4}
 P2_VALUES |= {"match.rois.variances": (0.125, 0.125, 0.25, 0.25)}
 P2_VALUES |= {"match.sampled_rois": 32, "match.positive_roi_fraction": 0.5}

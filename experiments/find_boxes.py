@@ -29,17 +29,19 @@ def main(argv: list[str] | None = None) -> None:
     arguments = cli.read_arguments(parser, argv)
     data = cli_data.to_raw_data(arguments)
     runs = [Path(run).expanduser() for run in arguments.run]
+    from lesionkeras.data.box_convention import check_convention
+
+    check_convention(arguments.convention)
+    if len(runs) > 1 and not data.out:
+        raise RecipeError(
+            "--out is missing", found=f"{len(runs)} --run", wanted="a folder for what they found"
+        )
     from lesionkeras.report import segmenter_boxes
     from lesionkeras.report.box_evaluation import PAGE_FILE
     from lesionkeras.report.console import Counter
     from lesionkeras.report.mask_evaluation import check_folder
     from tfds_builders import open_builder
 
-    if len(runs) > 1 and not data.out:
-        raise RecipeError(
-            "--out is missing", found=f"{len(runs)} --run", wanted="a folder for what they found"
-        )
-    segmenter_boxes.check_convention(arguments.convention)
     segmenters = [segmenter_boxes.load_segmenter(run) for run in runs]
     if arguments.pixel_mm:
         pixel_mm = arguments.pixel_mm

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lesionkeras.ct.findings import Correction, CtError
+from lesionkeras.ct.findings import CtError
 from lesionkeras.errors import DataError
 
 SEVERITIES = ("error", "warning", "corrected", "note")
@@ -101,16 +101,6 @@ def to_finding(error: DataError, where: str) -> Finding:
     if isinstance(error, CtError):
         return Finding("error", error.name, where, error.kept)
     return Finding("error", "unusable", where, str(error))
-
-
-def from_corrections(corrections: Sequence[Correction], where: str) -> list[Finding]:
-    """Return what a reader corrected as findings.
-
-    Args:
-        corrections: Of a volume.
-        where: The item.
-    """
-    return [Finding("corrected", each.name, where, each.detail) for each in corrections]
 
 
 def find_duplicates(images: Mapping[str, tuple[str, str]]) -> list[Finding]:

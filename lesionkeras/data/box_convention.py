@@ -21,6 +21,8 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from lesionkeras.errors import RecipeError
+
 TIGHT, RECIST_PLUS_5 = "tight", "recist_plus_5"
 CONVENTIONS = (TIGHT, RECIST_PLUS_5)
 AS_STORED = "as_stored"
@@ -41,6 +43,14 @@ def find_stored(data_set: str) -> str:
     ('recist_plus_5', 'tight')
     """
     return STORED.get(data_set, TIGHT)
+
+
+def check_convention(asked: str) -> None:
+    """Raise RecipeError unless --convention is one of CONVENTIONS, or "" for a data set's own."""
+    if asked not in ("", *CONVENTIONS):
+        raise RecipeError(
+            "--convention cannot be read", found=asked, wanted=" or ".join(CONVENTIONS)
+        )
 
 
 def estimate_boxes(boxes: np.ndarray, source: str, target: str) -> np.ndarray:

@@ -18,16 +18,24 @@ from lesionkeras.errors import DataError
 UNFINISHED = ".unfinished"
 
 
-def check_split(builder: Any, split: str) -> None:
+def check_split(builder: Any, split: str, feature: str = "") -> None:
     """Raise unless a builder has examples in a split.
 
     Args:
         builder: A prepared TFDS builder.
         split: The split's name.
+        feature: That its examples must have.
 
     Raises:
-        DataError: The split is unknown or empty; those that are not are named.
+        DataError: The split is unknown or empty; those that are not are named.  Or examples are no
+            images with boxes.
     """
+    if feature and feature not in builder.info.features:
+        raise DataError(
+            "A data set has no images with boxes",
+            where=f"{builder.info.name}/{builder.info.config_name}",
+            next_step="take the config that has, such as lits/slices",
+        )
     if split in builder.info.splits and builder.info.splits[split].num_examples:
         return
     known = [name for name, info in builder.info.splits.items() if info.num_examples]

@@ -382,7 +382,7 @@ def prepare(
         DataError: The split is unknown or empty, all its lesions are dropped, or an image has too
             many boxes.
     """
-    check_split(builder, split)
+    check_split(builder, split, "png_key")
     folder = open_cache(
         builder,
         _digest(builder, split, data),

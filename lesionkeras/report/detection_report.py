@@ -250,13 +250,14 @@ def _describe_data(
         [split, *(_count(row.get(key)) for key in ("images", "patients", "lesions"))]
         for split, row in splits.items()
     ]
-    size = values.get("data.image_size_px")
+    size, pixel_mm = values.get("data.image_size_px"), values.get("data.pixel_mm")
+    placed = f"at {pixel_mm:g} mm a pixel on" if pixel_mm else "resized to"
     return [
         Table(
             ["Split", "Images", "Patients", "Lesions"],
             rows,
             f"Data set {_name_data(values)}, split {protocol}"
-            + (f", resized to {size} x {size} px" if size else "")
+            + (f", {placed} {size} x {size} px" if size else "")
             + (f", fingerprint {fingerprint}." if fingerprint else "."),
             numbers=(1, 2, 3),
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lesionkeras.config import DetectionRecipe
-from lesionkeras.data.box_convention import AS_STORED, CONVENTIONS
+from lesionkeras.data.box_convention import AS_STORED, CONVENTIONS, find_stored
 from lesionkeras.data.opening import Split, Splits
 from lesionkeras.files import write_json
 from lesionkeras.inference.conventions import change_convention, find_learnt
@@ -39,6 +39,15 @@ def _evaluate_both(
     }
 
 
+def _bring_together(found: Findings, split: Split, recipe: DetectionRecipe, name: str) -> Findings:
+    """Detections and truth in one convention, where the detector learnt one."""
+    learnt, asked = find_learnt(recipe.data), recipe.data.box_convention
+    if not learnt:
+        return found
+    own = find_stored(name.partition("/")[0]) if asked == AS_STORED else asked
+    return change_convention(found, split, learnt, own)
+
+
 def measure_further(
     detect: Detect,
     splits: Splits,
@@ -53,7 +62,8 @@ def measure_further(
         detect: From `inference.detect.make_detector`.
         splits: Of the run.
         recipe: Of the run.
-        directory: Where predictions-NAME.json and truth-NAME.json are written.
+        directory: Where predictions-NAME.json and truth-NAME.json are written, in one convention:
+            the recipe's, or where that takes boxes as stored the further data set's own.
         found: On the run's own test split.
         evaluate: From findings to scores, at the run's score threshold.
 
@@ -71,8 +81,9 @@ def measure_further(
         with Counter(f"Testing {name}") as progress:
             there = detect_split(detect, split, recipe, progress)
         predictions, truth = name_files(name)
-        write_json(directory.path / predictions, there.to_coco())
-        write_json(directory.path / truth, there.to_coco_truth())
+        shown = _bring_together(there, split, recipe, name)
+        write_json(directory.path / predictions, shown.to_coco())
+        write_json(directory.path / truth, shown.to_coco_truth())
         metrics["test_sets"][name] = _evaluate_both(there, split, recipe, evaluate)
     return metrics
 

@@ -25,7 +25,7 @@ from lesionkeras.config import (
     UNetRecipe,
 )
 from lesionkeras.ct.grid import to_slice
-from lesionkeras.data.box_convention import CONVENTIONS, TIGHT, find_stored
+from lesionkeras.data.box_convention import TIGHT, check_convention, find_stored
 from lesionkeras.data.opening import Split, list_splits, pool_images
 from lesionkeras.data.prepared import Prepared
 from lesionkeras.errors import RecipeError
@@ -93,14 +93,16 @@ def load_segmenter(run: Path) -> TrainedSegmenter:
             found=f"loss.target={recipe.loss.target}",
             wanted="tumour",
         )
-    environment = json.loads(file.read_text(encoding="utf-8")).get("environment", {})
+    environment = json.loads(file.read_text(encoding="utf-8")).get("environment")
+    seen_before = environment.get("weights_trained_on") if isinstance(environment, dict) else ()
     earlier = [
         SegmentationDataConfig(
             name=str(seen.get("name", "")),
             protocol=str(seen.get("protocol", "")),
             held_out=tuple(map(str, seen.get("held_out") or ())),
         )
-        for seen in environment.get("weights_trained_on", ())
+        for seen in seen_before or ()
+        if isinstance(seen, dict)
     ]
     return TrainedSegmenter(load_network(run), recipe, tuple(earlier))
 
@@ -190,14 +192,6 @@ def open_images(
         )
     rows = np.stack([used, np.zeros_like(used)], axis=1)
     return tuple(Split(pooled[view], rows) for view in views)
-
-
-def check_convention(convention: str) -> None:
-    """Raise RecipeError unless `open_images` knows the convention."""
-    if convention not in ("", *CONVENTIONS):
-        raise RecipeError(
-            "--convention cannot be read", found=convention, wanted=" or ".join(CONVENTIONS)
-        )
 
 
 def _describe(data: SegmentationDataConfig) -> str:

@@ -116,6 +116,9 @@ P2_ONE_BOX_RECIPE: dict[str, PaperValue] = {
     "train.epochs": PaperValue((150,), "150", "5.1.3"),
     "model.dropout": PaperValue((0.0,), "none", "4.1.2"),
 }
+P2_PLAIN_RECIPE = P2_ONE_BOX_RECIPE | {
+    "augment.mode": PaperValue(("none",), "no form of regularization", "4.1.2"),
+}
 # What it says of "the transfer learning model", whether VGG16 stands before it or beside the image.
 P2_VGG_RECIPE = P2_ONE_BOX_RECIPE | {
     "optimizer.learning_rate": PaperValue((0.0001,), "0.0001 with VGG16", "5.1.1"),
@@ -132,7 +135,10 @@ P2_FASTER_RCNN_RECIPE: dict[str, PaperValue] = {
     "model.anchors.size_factor": PaperValue((1.0,), "16, 24, 32, 48, 96 px", "5.2"),
     "model.anchors.scales": PaperValue(((1.0, 1.5, 2.0, 3.0, 6.0),), "as above", "5.2"),
     "model.anchors.ratios": PaperValue(((0.5, 1.0, 2.0),), "1:2, 1:1 and 2:1", "5.2"),
+    "data.validation_split": PaperValue(("",), "1,660 train, 329 validate", "5.2"),
+    "data.validation_fraction": PaperValue((0.165,), "329 of 1,989", "5.2"),
     "match.rpn.positive_iou": PaperValue((0.7,), "IoU above 0.7", "4.3"),
+    "match.rpn.negative_iou": PaperValue((0.7,), "zero otherwise", "4.3"),
     "train.epochs": PaperValue((150,), "150", "5.2"),
 }
 
@@ -149,7 +155,7 @@ def find_paper(experiment: str, values: Mapping[str, Any]) -> tuple[str, dict[st
     """
     if experiment == "baseline_cnn":
         is_plain = values.get("model.frontend", "none") == "none"
-        return "P2", P2_ONE_BOX_RECIPE if is_plain else P2_VGG_RECIPE
+        return "P2", P2_PLAIN_RECIPE if is_plain else P2_VGG_RECIPE
     found = {"ssd": ("P1", P1_RECIPE), "faster_rcnn": ("P2", P2_FASTER_RCNN_RECIPE)}
     return found.get(experiment, ("", {}))
 

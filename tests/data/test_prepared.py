@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,14 @@ def test_too_many_boxes(deeplesion_all):
         "An image has more boxes than rows of ground truth in 009001_01_01_010.png: found 2 boxes, "
         "wanted at most 1; set data.max_boxes=2."
     )
+
+
+def test_a_data_set_without_boxes_is_refused():
+    volumes = SimpleNamespace(
+        info=SimpleNamespace(name="lits", config_name="volumes", features={"image_hu": None})
+    )
+    with pytest.raises(DataError, match="no images with boxes in lits/volumes; take the config"):
+        prepare(volumes, "train", DATA)
 
 
 def test_unknown_split(deeplesion_all):

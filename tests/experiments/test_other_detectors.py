@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import baseline_cnn, retinanet
+from experiments import baseline_cnn, faster_rcnn, retinanet
 from lesionkeras.recipe import flatten
 from lesionkeras.report.tables import agrees_with, find_paper
 
@@ -31,9 +31,22 @@ def test_one_box_recipes_are_what_p2_writes():
         "vgg16",
         "vgg16_concat",
     ]
+    _, said = find_paper("baseline_cnn", flatten(recipes["p2"]))
+    assert agrees_with(said, "augment.mode", "online") is False
     values = flatten(recipes["p2"]) | {"model.frontend": "vgg16"}
     _, said = find_paper("baseline_cnn", values)
     assert agrees_with(said, "optimizer.learning_rate", 3e-3) is False
+
+
+def test_p2s_faster_rcnn_is_as_printed():
+    """P2, 4.3 and 5.2: 1,660 train and 329 validate, and what is no positive is a negative."""
+    recipe = faster_rcnn.RECIPES["p2"]
+    assert (recipe.data.validation_split, recipe.data.validation_fraction) == ("", 0.165)
+    assert (recipe.match.rpn.positive_iou, recipe.match.rpn.negative_iou) == (0.7, 0.7)
+    values = flatten(recipe) | {"data.protocol": "p2"}
+    _, said = find_paper("faster_rcnn", values)
+    assert not [path for path in values if agrees_with(said, path, values[path]) is False]
+    assert agrees_with(said, "data.validation_fraction", 0.0) is False
 
 
 def test_retinanet_sees_p2s_data_as_its_faster_rcnn_does():

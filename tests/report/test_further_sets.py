@@ -64,6 +64,16 @@ def test_both_sets_in_both_conventions(tmp_path):
     assert len(truth["images"]) == 3 and len(truth["annotations"]) == 6
 
 
+def test_files_of_boxes_as_stored_are_in_the_further_sets_own_convention(tmp_path):
+    """LiTS' boxes are tight, DeepLesion's have a margin: detections get it, the truth has it."""
+    run(tmp_path, replace(RECIPE, data=replace(RECIPE.data, box_convention="as_stored")))
+    (first, *_) = json.loads((tmp_path / "predictions-deeplesion-liver.json").read_text())
+    half = 10 / 1.12 + 5
+    np.testing.assert_allclose(first["bbox"], [40 - half, 30 - half, 2 * half, 2 * half])
+    truth = json.loads((tmp_path / "truth-deeplesion-liver.json").read_text())
+    assert truth["annotations"][0]["bbox"] == [26, 16, 28, 28]
+
+
 def test_nothing_is_measured_that_nobody_asked_for(tmp_path):
     plain = replace(RECIPE, data=replace(RECIPE.data, box_convention="as_stored"))
     assert run(tmp_path, plain, further=False) == {}

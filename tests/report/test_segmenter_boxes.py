@@ -161,6 +161,14 @@ def test_of_whom_the_first_weights_were_trained_on_none_is_used(run, asked):
         open_images("folder", segmenter)
 
 
+@pytest.mark.parametrize("environment", [None, [1], {"weights_trained_on": None}, "x"])
+def test_an_environment_that_says_nothing_is_none(run, environment):
+    file = run / "recipe.json"
+    tree = json.loads(file.read_text())
+    file.write_text(json.dumps(tree | {"environment": environment}))
+    assert segmenter_boxes.load_segmenter(run).weights_trained_on == ()
+
+
 def test_patients_whom_two_data_sets_share_are_not_tested_on(run, monkeypatch):
     """LiTS' volume 28 is 3D-IRCADb-01's first patient."""
     patients = ("ircadb01_01", "lits_000") * (COUNT // 2)
