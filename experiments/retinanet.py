@@ -4,8 +4,8 @@
 
 Source: Lin et al. 2017, Focal Loss for Dense Object Detection.  Costs: 20 minutes on two cores.
 Differs: `default` is narrow, learns from crops and starts at stride 4; `paper` is the authors'
-network and SGD, with anchors from 16 px as lesions need them, at 512 px, with a warm-up and a cosine
-and without decay of weights; `p2` is that on the data and for the epochs of P2's Faster R-CNN.
+network and SGD, with anchors from 16 px as lesions need them, at 512 px, with a warm-up, a cosine
+and no decay of weights; `p2` is that on the data and for the epochs of P2's Faster R-CNN.
 Data: the liver phantom, or DeepLesion by --data deeplesion/liver.
 """
 
