@@ -258,6 +258,7 @@ def write_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in ((FROC_FILE, froc), (IMAGES_FILE, images), (LESIONS_FILE, lesions)):
         write_csv(folder / name, list(rows[0]) if rows else ["image_id", "patient"], rows)
+    (folder / FUSED_FILE).unlink(missing_ok=True)  # of an earlier evaluation
     if evaluation.fused is not None:
         write_json(folder / FUSED_FILE, evaluation.fused)
     write_json(folder / SCORES_FILE, metrics)

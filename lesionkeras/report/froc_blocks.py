@@ -103,7 +103,7 @@ def _build_sizes(froc: Mapping[str, Any]) -> Table:
         for row in froc["by_size"]
     ]
     header = ["Overlap", "Lesion size", "Lesions", *(f"{fp:g} FP" for fp in SHOWN_BY_SIZE)]
-    of_what = "lesions' tight boxes in mm" if froc["size_unit"] == "mm" else "boxes in px"
+    of_what = "lesions in mm" if froc["size_unit"] == "mm" else "boxes in px"
     caption = (
         "Sensitivity by size (95 % over patients) at false positives an image of all sizes; sizes "
         f"are the longer sides of {of_what}."

@@ -151,7 +151,7 @@ def describe_recipe(
             differing.append(cells)
     digest = recipe_json.get("digest", "")
     header = ["Field", "This run", paper]
-    first: Block = Paragraph(f"Every field below of which {paper} says something is as it says.")
+    first: Block = Paragraph(f"All that {paper} states of the fields below is used as stated.")
     if differing:
         first = Table(header, differing, f"Where this run differs from what {paper} states.")
     caption = f"Digest {digest}." if digest else ""

@@ -128,6 +128,8 @@ def test_several_detectors_are_scored_as_one(tmp_path: Path) -> None:
     assert "Boxes of several detectors were fused" in read_page(tmp_path / "out/report.html").text
     again = box_evaluation.evaluate_boxes(truth, [tmp_path / "out" / "fused.json"], 0.35)
     assert again.metrics == fused.metrics
+    box_evaluation.write_evaluation(tmp_path / "out", again)
+    assert not (tmp_path / "out" / "fused.json").exists()
     assert not again.fused
 
 

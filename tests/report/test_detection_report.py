@@ -219,7 +219,7 @@ def test_the_papers_recipe_agrees_with_the_paper(tmp_path: Path) -> None:
 
     recipe = override(PAPER, {"data.protocol": "paper"})
     page = read_page(write_example(tmp_path, recipe_json=make_recipe_json(recipe)))
-    assert "Every field below of which P1 says something is as it says." in page.text
+    assert "All that P1 states of the fields below is used as stated." in page.text
     assert "\ndiffers" not in page.text
 
 
