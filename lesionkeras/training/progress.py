@@ -1,4 +1,4 @@
-"""How far a run is, on one line that renews itself, or a line an epoch in a file."""
+"""How far a run is, on one line that renews itself, or in lines of a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TextIO
 
 from lesionkeras.training.log import Row
 
-_STEP_LINE_EVERY_S = 0.5
+_STEP_LINE_EVERY_S, _STEP_LINE_IN_FILE_EVERY_S = 0.5, 30.0
 _CLEAR_TO_END = "\x1b[K"
 
 
@@ -36,13 +36,14 @@ class Progress:
         self._stream = stream or sys.stdout
         self._renews = self._stream.isatty()
         self._marks: list[float] = [time.monotonic()]  # start, and the end of each epoch
-        self._shown_s = 0.0
+        self._shown_s = self._marks[0]
+        self._first_step: tuple[int, float] | None = None  # which, when: the first one compiles
         self._score = ""
         self._share = share
         self._first_share = share() if share else 0.0
 
     def show_step(self, epoch: int, step: int, loss: float) -> None:
-        """Renews the line within an epoch, at most twice a second; silent in a file.
+        """Shows the state within an epoch, at most twice a second; in a file after 30 s of silence.
 
         Args:
             epoch: Running epoch, from 1.
@@ -50,11 +51,13 @@ class Progress:
             loss: Mean over the epoch so far.
         """
         now = time.monotonic()
-        if self._renews and now - self._shown_s >= _STEP_LINE_EVERY_S:
-            self._shown_s = now
+        self._first_step = self._first_step or (step, now)
+        every_s = _STEP_LINE_EVERY_S if self._renews else _STEP_LINE_IN_FILE_EVERY_S
+        if now - self._shown_s >= every_s:
+            estimate = self._estimate(epoch - 1) or self._estimate_first(epoch, step)
             self._print(
                 f"{self._count(epoch)}  step {step}/{self._steps}  loss {loss:.3g}"
-                f"{self._score}{self._estimate(epoch - 1)}"
+                f"{self._score}{estimate}"
             )
 
     def show_epoch(self, row: Row) -> None:
@@ -90,14 +93,25 @@ class Progress:
         if len(marks) < 2:
             return ""
         seconds = (marks[-1] - marks[0]) / (len(marks) - 1)
-        text = f"  {seconds:.3g} s/epoch"
-        left_s = seconds * (self._epochs - done)
+        return f"  {seconds:.3g} s/epoch" + self._say_left(seconds * (self._epochs - done))
+
+    def _estimate_first(self, epoch: int, step: int) -> str:
+        """Says the time left within the first epoch of a sitting, from its steps but the first."""
+        first, start_s = self._first_step or (step, 0.0)
+        if step == first:
+            return ""
+        step_s = (time.monotonic() - start_s) / (step - first)
+        return self._say_left(step_s * ((self._epochs - epoch + 1) * self._steps - step))
+
+    def _say_left(self, left_s: float) -> str:
+        """Says the time left: of the epochs, or of the budget where that ends the run."""
         if self._share is not None:
             share, passed_s = self._share(), time.monotonic() - self._marks[0]
             left_s = passed_s * max(1.0 - share, 0.0) / max(share - self._first_share, 1e-9)
-        return text + (f"  about {format_duration(left_s)} left" if left_s else "")
+        return f"  about {format_duration(left_s)} left" if left_s else ""
 
     def _print(self, line: str) -> None:
+        self._shown_s = time.monotonic()
         if self._renews:
             print("\r" + line + _CLEAR_TO_END, end="", file=self._stream, flush=True)
         else:

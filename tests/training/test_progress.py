@@ -43,10 +43,28 @@ def test_terminal_line_renews_itself_twice_a_second(clock):
     lines = stream.getvalue().split("\r")
     assert [line.removesuffix("\x1b[K").strip() for line in lines[1:3]] == [
         "epoch 1/2  step 10/20  loss 3",
-        "epoch 1/2  step 16/20  loss 3",
+        "epoch 1/2  step 16/20  loss 3  about 2 s left",  # 6 steps in .6 s; 24 are left
     ]
     assert len(lines) == 4 and lines[3].startswith("epoch 1/2  loss 3  1.6 s/epoch  about 2 s left")
     assert stream.getvalue().count("\n") == 1 and stream.getvalue().endswith("\n")
+
+
+def test_a_file_hears_of_a_long_epoch(clock):
+    stream = io.StringIO()
+    bar = Progress(2, 10, "val_map50", stream)
+    for step in range(1, 10):
+        clock[0] = 10.0 * step
+        bar.show_step(1, step, 3.0)
+    clock[0] = 100.0
+    bar.show_epoch({"epoch": 1, "loss": 3.0})
+    clock[0] = 110.0
+    bar.show_step(2, 1, 3.0)  # 10 s after a line: silent
+    assert stream.getvalue().splitlines() == [
+        "epoch 1/2  step 3/10  loss 3  about 3 min left",  # 10 s a step, 17 are left
+        "epoch 1/2  step 6/10  loss 3  about 2 min left",
+        "epoch 1/2  step 9/10  loss 3  about 2 min left",
+        "epoch 1/2  loss 3  100 s/epoch  about 2 min left",
+    ]
 
 
 def test_a_budget_counts_instead_of_epochs(clock):
