@@ -61,10 +61,11 @@ def _open_all(names: list[tuple[str, str]], options: RunOptions, progress: bool)
 
     given = [folder for folder in (options.data_dir, *options.more_data_dirs) if folder]
     if given and len(given) != len(names):
+        shown = " and ".join("/".join(filter(None, pair)) for pair in names)
         raise RecipeError(
             "Every data set needs its own",
             where="--data-dir",
-            found=f"{len(given)} for {len(names)} data sets",
+            found=f"{len(given)} for {shown}",
             wanted="one a data set, in the order of --data",
         )
     folders: list[Path | None] = [None if str(path) == "-" else path for path in given]

@@ -3,7 +3,7 @@
     python -m experiments.baseline_cnn --recipe p2 --data deeplesion --split p2 --data-dir DIR
 
 Source: Aluko, Hari and Yakubenko (P2), 4.1, 4.2 and 5.1.  Costs: `default` 10 minutes on two cores,
-`p2_concat` a second an image on these: a day of the phantom, a GPU for DeepLesion.
+`p2_concat` a second an image on these: seven hours of the phantom, a GPU for DeepLesion.
 Differs: `default` is small, sees images changed anew each time and decays its weights; `p2`,
 `p2_vgg` and `p2_concat` are as written, with widths of ours.
 Data: the liver phantom, or the data set that is named.

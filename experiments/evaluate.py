@@ -55,10 +55,10 @@ def score_boxes(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, 
     from lesionkeras.report.mask_evaluation import check_folder, read_patients
 
     score, found = boxes.parse_score(arguments.score), arguments.detections
-    out = Path(arguments.out or boxes.name_folder(truth, found, score)).expanduser()
-    check_folder(out, [arguments.truth, *found, arguments.patients])
-    whose = read_patients(Path(arguments.patients).expanduser()) if arguments.patients else None
-    evaluation = boxes.evaluate_boxes(truth, found, score, whose)
+    csv = [Path(arguments.patients).expanduser()] if arguments.patients else []
+    out = Path(arguments.out or boxes.name_folder(truth, [*found, *csv], score)).expanduser()
+    check_folder(out, [arguments.truth, *found, *csv])
+    evaluation = boxes.evaluate_boxes(truth, found, score, *map(read_patients, csv))
     boxes.write_evaluation(out, evaluation)
     return boxes.list_headlines(evaluation.metrics), out / boxes.PAGE_FILE
 

@@ -355,7 +355,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     add_prepared_dir(group)
     text = "run directory; the same command resumes there (default: runs/NAME-RECIPE-DIGEST)"
     group.add_argument("--out", metavar="DIR", help=text)
-    group.add_argument("--smoke", action="store_true", help="tiny and quick: does all run through")
+    text = "tiny, quick, and on the phantom unless --data says other: does all run through"
+    group.add_argument("--smoke", action="store_true", help=text)
     group.add_argument("--debug", action="store_true", help="errors with their traceback")
 
 

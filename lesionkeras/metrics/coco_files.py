@@ -84,15 +84,14 @@ def read_truth(path: Path) -> CocoTruth:
         _make_truth(image, of_image, rest, path.name)
         for image, of_image, rest in zip(images, boxes, columns, strict=True)
     ]
-    patients = [image.get("patient") for image in images]
+    patients = [_read_patient(image, path.name) for image in images]
     return CocoTruth(
         image_ids=tuple(ids),
         truths=tuple(truths),
         patients=tuple(
-            str(name) if name not in (None, "") else f"image {image_id}"
-            for name, image_id in zip(patients, ids, strict=True)
+            name or f"image {image_id}" for name, image_id in zip(patients, ids, strict=True)
         ),
-        has_patients=all(name not in (None, "") for name in patients),
+        has_patients=all(patients),
         sizes_px=_read_sizes(images),
         categories=classes,
     )
@@ -223,14 +222,31 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_number(value: Any) -> bool:
+    """Tell finite numbers."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max  # False for NaN
+
+
+def _is_text(value: Any) -> bool:
+    """Tell texts that can be written: JSON can hold halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= mark <= "\udfff" for mark in value)
+
+
+def _list_numbers(values: Any, lengths: Sequence[int]) -> list[float]:
+    """The numbers of a list of one of these lengths; NaN, as many as the first, of any other."""
+    is_usable = isinstance(values, list) and len(values) in lengths and all(map(_is_number, values))
+    return [float(value) for value in values] if is_usable else [math.nan] * lengths[0]
+
+
 def _number_ids(ids: Sequence[Any], where: str) -> dict[Any, int]:
     numbers: dict[Any, int] = {}
     for value in ids:
-        if not _is_whole(value) and not isinstance(value, str):
+        if not _is_whole(value) and not _is_text(value):
             raise DataError(
                 "An id cannot be used",
                 where=where,
-                found=repr(value)[:_SHOWN_CHARS],
+                found=ascii(value)[:_SHOWN_CHARS],
                 wanted="a whole number or a text",
             )
         if value in numbers:
@@ -257,20 +273,18 @@ def _look_up(known: Mapping[Any, int], value: Any, key: str, where: str) -> int:
 def _read_box(entry: Mapping[str, Any], where: str, may_be_empty: bool) -> tuple[float, ...]:
     """Read a bbox as xyxy px."""
     values = entry.get("bbox")
-    try:
-        x, y, width, height = map(float, values if isinstance(values, list) else ())
-    except (TypeError, ValueError, OverflowError):
-        x = y = width = height = math.nan
+    x, y, width, height = _list_numbers(values, [4])
     is_usable = all(abs(value) < MAX_PX for value in (x, y, width, height))  # False for NaN
-    side = min(width, height)
-    if not is_usable or side < 0 or (side == 0 and not may_be_empty):
+    x2, y2 = x + width, y + height  # a side may be too small to be seen beside its place
+    is_empty = x2 == x or y2 == y
+    if not is_usable or min(width, height) < 0 or (is_empty and not may_be_empty):
         raise DataError(
             "A bbox cannot be used",
             where=where,
             found=repr(values)[:_SHOWN_CHARS],
             wanted="[x, y, width, height] in px, with width and height above 0",
         )
-    return x, y, x + width, y + height
+    return x, y, x2, y2
 
 
 def _read_crowd(value: Any, where: str) -> bool:
@@ -282,8 +296,7 @@ def _read_crowd(value: Any, where: str) -> bool:
 
 
 def _read_score(value: Any, where: str) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= sys.float_info.max:  # False for NaN
+    if not _is_number(value):
         raise DataError(
             "A score cannot be used",
             where=where,
@@ -297,8 +310,7 @@ def _read_size_mm(value: Any, where: str) -> float:
     """Size of a lesion, NaN where it is not given."""
     if value is None:
         return math.nan
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= sys.float_info.max:
+    if not _is_number(value) or value <= 0:
         raise DataError(
             "size_mm cannot be used",
             where=where,
@@ -306,6 +318,21 @@ def _read_size_mm(value: Any, where: str) -> float:
             wanted="a number of mm above 0",
         )
     return float(value)
+
+
+def _read_patient(image: Mapping[str, Any], file: str) -> str:
+    """Who an image is of, "" where it is not said."""
+    value = image.get("patient")
+    if value in (None, ""):
+        return ""
+    if not _is_whole(value) and not _is_text(value):
+        raise DataError(
+            "A patient cannot be used",
+            where=f"{file}, image {image['id']}",
+            found=ascii(value)[:_SHOWN_CHARS],
+            wanted="a text or a whole number",
+        )
+    return str(value)
 
 
 def _read_sizes(images: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
@@ -319,11 +346,8 @@ def _read_spacing(image: Mapping[str, Any], where: str) -> tuple[float, float] |
     values = image.get("spacing_mm")
     if values in (None, []):
         return None
-    try:
-        *_, y, x = sides = [float(side) for side in values]
-    except (TypeError, ValueError, OverflowError):
-        sides, y, x = [], math.nan, math.nan
-    if len(sides) not in (2, 3) or not all(math.isfinite(mm) and mm > 0 for mm in sides):
+    *_, y, x = sides = _list_numbers(values, [2, 3])
+    if not all(mm > 0 for mm in sides):  # False for NaN
         raise DataError(
             "spacing_mm cannot be used",
             where=where,

@@ -85,8 +85,8 @@ def compute_box_errors(
         sizes_px: [N, 2], height and width of each image.
 
     Returns:
-        [N] mean over the four coordinates of the squared difference to the nearest true box; NaN
-        without a true box or a detection.
+        [N] mean over the four coordinates of the squared difference to the nearest true box that
+        is no crowd; NaN without such a box or a detection.
 
     >>> truth = ImageTruth(np.array([[10.0, 0, 20, 40]]))
     >>> found = ImageDetections(np.array([[15.0, 0, 20, 40]]), np.array([1.0]))
@@ -95,9 +95,10 @@ def compute_box_errors(
     """
     errors = np.full(len(truths), np.nan)
     for i, (truth, found) in enumerate(zip(truths, detections, strict=True)):
-        if len(truth.boxes) and len(found.boxes):
+        lesions = truth.boxes[~truth.crowd]
+        if len(lesions) and len(found.boxes):
             height, width = sizes_px[i]
             surest = found.boxes[int(np.argmax(found.scores))]
-            apart = (truth.boxes - surest) / np.array([width, height, width, height])
+            apart = (lesions - surest) / np.array([width, height, width, height])
             errors[i] = (apart**2).mean(axis=1).min()
     return errors

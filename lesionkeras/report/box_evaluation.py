@@ -158,7 +158,7 @@ def name_folder(truth: Path, detections: Sequence[Path], score: float) -> Path:
 
     Args:
         truth: The file of true boxes.
-        detections: The files of results.
+        detections: The files of results, and the CSV of patients if there is one.
         score: From which on a box counts.
     """
     files = "\n".join(str(file.absolute()) for file in (truth, *detections))

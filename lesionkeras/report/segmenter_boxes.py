@@ -128,9 +128,13 @@ def change_pixels(segmenter: TrainedSegmenter, pixel_mm: str) -> TrainedSegmente
             wanted="a run with data.pixel_mm above 0",
             next_step="leave --pixel-mm out",
         )
-    changed = override(recipe, {"data.pixel_mm": pixel_mm})
+    wrong = {"found": pixel_mm, "wanted": "a number of mm from 0.1 to 20"}
+    try:
+        changed = override(recipe, {"data.pixel_mm": pixel_mm})
+    except RecipeError as error:
+        raise RecipeError("--pixel-mm cannot be read", **wrong) from error
     if not changed.data.pixel_mm:
-        raise RecipeError("--pixel-mm cannot be read", found=pixel_mm, wanted="a number above 0")
+        raise RecipeError("--pixel-mm cannot be read", **wrong)
     multiple_px = recipe.model.size_multiple_px
     side_mm = recipe.data.image_size_px * recipe.data.pixel_mm
     side_px = math.ceil(side_mm / changed.data.pixel_mm / multiple_px - 1e-6) * multiple_px

@@ -12,7 +12,7 @@ import numpy as np
 
 from lesionkeras.config import DetectionRecipe
 from lesionkeras.data.opening import Split
-from lesionkeras.inference.detect import DETECT_BATCH_SIZE, Findings, detect_split
+from lesionkeras.inference.detect import Findings, detect_split
 
 MAX_IMAGES = 200  # a detection of all of DeepLesion's would take longer than an epoch
 
@@ -27,10 +27,7 @@ def choose_train_images(split: Split, max_images: int = MAX_IMAGES) -> Split:
     originals = split.rows[split.rows[:, 1] == 0]
     if not len(originals):  # all of P1's originals may be test images
         originals = split.rows
-    count = min(len(originals), max_images)
-    if count > DETECT_BATCH_SIZE:
-        count -= count % DETECT_BATCH_SIZE  # a last batch of another size is traced anew: 10 s
-    chosen = np.linspace(0, len(originals) - 1, count).round().astype(int)
+    chosen = np.linspace(0, len(originals) - 1, min(len(originals), max_images)).round().astype(int)
     return Split(split.images, originals[chosen])
 
 

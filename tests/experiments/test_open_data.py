@@ -69,8 +69,8 @@ def test_too_few_folders(opened):
     with pytest.raises(RecipeError) as caught:
         open_data(recipe, options)
     assert str(caught.value) == (
-        "Every data set needs its own in --data-dir: found 2 for 4 data sets, wanted one a data "
-        "set, in the order of --data."
+        "Every data set needs its own in --data-dir: found 2 for lits/slices and ircadb01 and "
+        "deeplesion/liver and liver_phantom, wanted one a data set, in the order of --data."
     )
     assert not opened and options.more_data_dirs == (Path("i"),)
 

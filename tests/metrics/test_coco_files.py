@@ -100,6 +100,9 @@ def changed(place: int, **entry: Any) -> dict[str, Any]:
         (changed(1, image_id=8), "A box's image_id is not among the truth's in truth.json, annot"),
         (changed(1, category_id=5), "found 5, wanted one of 4, 9; give the truth that these boxes"),
         (changed(1, bbox=[1, 2, 0, 4]), "A bbox cannot be used in truth.json, annotation 1: found"),
+        (changed(1, bbox=["1", "2", "3", "4"]), "found ['1', '2', '3', '4'], wanted [x, y, wid"),
+        (changed(1, bbox=[True, 2, 3, 4]), "A bbox cannot be used in truth.json, annotation 1"),
+        (changed(1, bbox=[1e6, 1e6, 1e-12, 4]), "A bbox cannot be used in truth.json, annotati"),
         (changed(1, bbox="1"), "found '1', wanted [x, y, width, height] in px"),
         (
             changed(1, size_mm=10**400),
@@ -109,6 +112,19 @@ def changed(place: int, **entry: Any) -> dict[str, Any]:
         (
             TRUTH | {"images": [IMAGES[0] | {"spacing_mm": [1]}, *IMAGES[1:]]},
             "spacing_mm cannot be used in truth.json, image 7: found [1], wanted z, y, x or y, x",
+        ),
+        (
+            TRUTH | {"images": [IMAGES[0] | {"spacing_mm": "11"}, *IMAGES[1:]]},
+            "spacing_mm cannot be used in truth.json, image 7: found '11', wanted z, y, x or y",
+        ),
+        # Half of a character, which no page can be written with.
+        (
+            TRUTH | {"images": [IMAGES[0] | {"patient": "\ud800"}, *IMAGES[1:]]},
+            r"A patient cannot be used in truth.json, image 7: found '\ud800', wanted a text",
+        ),
+        (
+            {"images": [{"id": "\ud800"}], "annotations": []},
+            r"An id cannot be used in images of truth.json: found '\ud800', wanted a whole num",
         ),
     ],
 )

@@ -62,6 +62,9 @@ def test_the_surest_box_is_held_against_the_nearest_lesion() -> None:
     assert error == pytest.approx(0.02**2 / 4)
     errors = compute_box_errors([truth(), truth(LESION)], [found((LESION, 1.0)), found()], SIZES)
     assert np.isnan(errors).all()
+    crowd = ImageTruth(np.array([LESION, other]), crowd=np.array([True, False]))
+    (error,) = compute_box_errors([crowd], [found((LESION, 1.0))], SIZES)
+    assert error == pytest.approx((0.5**2 + 0.5**2) / 4)  # to the lesion, 50 px of 100 to the right
 
 
 def test_undefined_is_none() -> None:

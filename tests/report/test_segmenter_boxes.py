@@ -197,8 +197,10 @@ def test_networks_may_see_finer_pixels(run, asked, monkeypatch, tmp_path):
     ((_, view),) = asked
     assert view.pixel_mm == 0.5 and view.image_size_px == -(-48 // multiple_px) * multiple_px
     assert (tmp_path / "out" / "report.html").is_file()
-    for text, sentence in (("0", "--pixel-mm cannot be read"), ("x", "data.pixel_mm")):
-        with pytest.raises(RecipeError, match=sentence):
+    for text in ("0", "x", "nan", ".01"):
+        with pytest.raises(
+            RecipeError, match=f"--pixel-mm cannot be read: found {text}, wanted a n"
+        ):
             find_boxes.main([*words, "--pixel-mm", text])
     write_recipe(run / "recipe.json", override(RECIPE, {"data.pixel_mm": 0}), "unet")
     with pytest.raises(RecipeError, match="knows none to change in --pixel-mm: found 1 for a run"):
