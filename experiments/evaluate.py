@@ -57,7 +57,7 @@ def score_boxes(arguments: argparse.Namespace, truth: Path) -> tuple[Headlines, 
     score, found = boxes.parse_score(arguments.score), arguments.detections
     csv = [Path(arguments.patients).expanduser()] if arguments.patients else []
     out = Path(arguments.out or boxes.name_folder(truth, [*found, *csv], score)).expanduser()
-    check_folder(out, [arguments.truth, *found, *csv])
+    check_folder(out, [arguments.truth, *found, arguments.patients])
     evaluation = boxes.evaluate_boxes(truth, found, score, *map(read_patients, csv))
     boxes.write_evaluation(out, evaluation)
     return boxes.list_headlines(evaluation.metrics), out / boxes.PAGE_FILE

@@ -142,6 +142,17 @@ def test_anybodys_boxes_leave_tables_figures_and_a_page(tmp_path):
     assert names == ["froc.csv", "images.csv", "lesions.csv", "report.html", "scores.json"]
 
 
+def test_patients_given_beside_boxes_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = list(map(str, write_boxes(tmp_path)))
+    (tmp_path / "patients.csv").write_text("case,patient\n0,a\n1,a\n2,a\n")
+    evaluate.main(words)
+    evaluate.main([*words, "--patients", str(tmp_path / "patients.csv")])
+    pages = list((tmp_path / "runs").glob("*/scores.json"))
+    counts = [json.loads(page.read_text())["counts"]["patients"] for page in pages]
+    assert sorted(counts) == [1, 3]
+
+
 def test_boxes_of_several_detectors_are_scored_as_one(tmp_path):
     words = list(map(str, write_boxes(tmp_path)))
     (tmp_path / "silent.json").write_text("[]")
