@@ -96,8 +96,16 @@ def test_one_data_set_as_ever(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "folders", "message"),
     [
-        ({"data.name": "lits+ircadb01", "data.config": ""}, ("a",), "--data-dir: found 1 for 2"),
-        ({"data.name": "lits", "data.config": ""}, ("a", "b"), "--data-dir: found 2 for 1"),
+        (
+            {"data.name": "lits+ircadb01", "data.config": ""},
+            ("a",),
+            "--data-dir: found 1 for lits and ircadb01, wanted one",
+        ),
+        (
+            {"data.name": "lits", "data.config": ""},
+            ("a", "b"),
+            "--data-dir: found 2 for lits, wanted one",
+        ),
         ({"data.name": "a+b+c", "data.config": "x+y"}, (), r"data\.config: found 2 for 3"),
     ],
 )
